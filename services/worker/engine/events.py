@@ -1,0 +1,146 @@
+"""What goes into the engine and what comes out of it: the messages on the socket between shell and engine process.
+
+All are plain frozen dataclasses of numbers, strings and lists, so that msgpack carries them unchanged. The engine
+speaks tokens: no text, no topics, no traces (a trace context passes through untouched).
+"""
+
+from dataclasses import dataclass, field
+
+from shared.contracts.sampling import SamplingParameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceStart:
+    """Where one choice begins: with the tokens it already has (after a failover), none for a fresh request."""
+
+    index: int
+    prompt_token_ids: list[int]
+    output_token_ids: list[int] = field(default_factory=list)
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Run these choices. Choices with equal prompts share the prompt's KV blocks.
+
+    `eos_token_ids` end a choice with "stop" unless `sampling.ignore_eos`; so do `sampling.stop_token_ids`. Stop
+    *strings* are the shell's: it cancels the choice. `max_tokens` of `sampling` counts all output tokens of a
+    choice, those it starts with included; the shell resolves None before submitting. `order` sorts waiting
+    requests: (lane, priority, deadline, arrival), smallest first. `cache_salt` separates tenants' prefixes.
+    """
+
+    request_id: str
+    choices: list[ChoiceStart]
+    sampling: SamplingParameters
+    eos_token_ids: list[int]
+    order: tuple[int, int, int, int] = (0, 0, 0, 0)
+    cache_salt: str = ""
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Stop one choice, or all when `choice` is None. Blocks are free when the next step begins. Unknown: no-op."""
+
+    request_id: str
+    choice: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shutdown:
+    """Finish nothing, leave at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogprobEntry:
+    logprob: float
+    top_token_ids: list[int]
+    top_logprobs: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokensSampled:
+    """New output tokens of one choice; `position` is the output index of the first."""
+
+    request_id: str
+    choice: int
+    position: int
+    token_ids: list[int]
+    logprobs: list[LogprobEntry] | None = None
+    finish_reason: str | None = None
+    """`stop` | `length`, on the choice's last event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestTimings:
+    """Unix nanoseconds, for the shell's spans. Sent with the event that ends a request's last choice."""
+
+    request_id: str
+    submitted_ns: int
+    scheduled_ns: int
+    first_token_ns: int
+    last_token_ns: int
+    cached_prompt_tokens: int
+    num_preemptions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRejected:
+    """The engine cannot run it; `code` is one of `shared.contracts.errors`. Also sent when logits are NaN."""
+
+    request_id: str
+    code: str
+    message: str
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStatistics:
+    """One step in numbers; what the shell turns into metrics and heartbeats."""
+
+    step: int
+    duration_seconds: float
+    num_running: int
+    num_waiting: int
+    num_prefill_tokens: int
+    num_decode_tokens: int
+    blocks_total: int
+    blocks_used: int
+    blocks_cached: int
+    num_preemptions_total: int
+    outstanding_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """Everything one step produced, in one message."""
+
+    tokens: list[TokensSampled]
+    timings: list[RequestTimings]
+    rejected: list[RequestRejected]
+    statistics: StepStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReady:
+    """The engine's first message: what it loaded. `fingerprint` names weights, quantization and numerics."""
+
+    model_name: str
+    fingerprint: str
+    vocabulary_size: int
+    max_model_tokens: int
+    block_size_tokens: int
+    num_kv_blocks: int
+    max_running_sequences: int
+    device: str
+    dtype: str
+    attention_backend: str
+    load_seconds: float
+    process_id: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineDied:
+    """The engine's last words when it could still speak: why it cannot go on."""
+
+    message: str

@@ -1,0 +1,96 @@
+"""A request as every service understands it, whatever format it came in.
+
+`InferenceRequest` is what was asked (the body), `RequestEnvelope` what surrounds it (identity, deadline, route
+back): the body is the same whether it came by HTTP or by Kafka, the envelope is read from headers.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shared.contracts.identifiers import RequestId
+from shared.contracts.sampling import SamplingParameters
+
+
+class RequestKind(StrEnum):
+    CHAT = "chat"
+    COMPLETION = "completion"
+
+
+class WireFormat(StrEnum):
+    """How a request's value is written; its result is written the same way."""
+
+    JSON = "application/json"
+    PROTOBUF = "application/protobuf"
+
+
+class Lane(StrEnum):
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatMessage:
+    role: str
+    content: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One completion prompt: exactly one of the two is set."""
+
+    text: str | None = None
+    token_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRequest:
+    """What is asked. `messages` for CHAT, `prompts` for COMPLETION (several prompts: choice = prompt * n + i).
+
+    `model` None means the pool's own. `echo`, `return_token_ids` and `user` follow OpenAI's and vLLM's fields.
+    """
+
+    kind: RequestKind
+    model: str | None
+    messages: tuple[ChatMessage, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
+    sampling: SamplingParameters
+    has_own_seed: bool = False
+    stream: bool = False
+    include_usage: bool = False
+    return_token_ids: bool = False
+
+    @property
+    def num_choices(self) -> int:
+        return self.sampling.n * max(1, len(self.prompts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinates:
+    """Where the first record of a request lies. Copies (resume, retry) carry them in headers."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestEnvelope:
+    """Who asks, until when, and where the answer goes. `deadline_ms` is an instant: Unix milliseconds."""
+
+    request_id: RequestId
+    pool: str
+    lane: Lane
+    tenant: str
+    wire_format: WireFormat
+    fingerprint: str
+    coordinates: Coordinates
+    deadline_ms: int | None = None
+    priority: int = 0
+    reply_to: str | None = None
+    key: bytes | None = None
+    event_id: str | None = None
+    attempt: int = 1
+    trace_headers: tuple[tuple[str, str], ...] = ()
+    foreign_headers: tuple[tuple[str, bytes | None], ...] = ()

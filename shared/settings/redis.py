@@ -1,0 +1,24 @@
+"""Where the ledger's Redis is and how its keys look. Read by every service."""
+
+from pydantic import Field
+
+from shared.settings.service_settings import ScopedSettings, scoped
+
+
+class RedisSettings(ScopedSettings):
+    """`PENSTOCK_REDIS_*`."""
+
+    model_config = scoped("REDIS")
+
+    url: str = Field(default="redis://127.0.0.1:6379/0", description="redis:// or rediss:// URL.")
+    key_prefix: str = Field(default="penstock:", description="Put before every key and channel.")
+    lease_ttl_ms: int = Field(default=1_200, ge=200, description="A worker silent this long is lost.")
+    lease_refresh_ms: int = Field(default=300, ge=50, description="How often a worker refreshes its lease.")
+    done_retention_seconds: int = Field(
+        default=691_200,
+        ge=60,
+        description="How long a finished request is remembered; beyond topic retention.",
+    )
+    log_retention_seconds: int = Field(
+        default=3_600, ge=60, description="How long a finished stream can be re-read."
+    )
