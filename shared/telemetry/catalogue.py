@@ -131,11 +131,11 @@ class Children(dict[str, Metric], Generic[Metric]):
         open_labels = [label for label in metric._labelnames if label not in fixed]
         if len(open_labels) != 1 or len(fixed) + 1 != len(metric._labelnames):
             raise ValueError(f"fix all labels of {metric._labelnames} but one, not {sorted(fixed)}")
-        self._metric = metric
+        self._metric: Metric = metric
         self._fixed = fixed
         self._open_label = open_labels[0]
 
     def __missing__(self, value: str) -> Metric:
-        child = self._metric.labels(**self._fixed, **{self._open_label: value})
+        child: Metric = self._metric.labels(**self._fixed, **{self._open_label: value})
         self[value] = child
         return child
