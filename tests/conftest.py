@@ -1,0 +1,3 @@
+"""Fixtures that every test may ask for: real servers, started lazily, once a session."""
+
+pytest_plugins: list[str] = ["tests.fixtures.kafka_server"]
