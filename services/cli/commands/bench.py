@@ -1,0 +1,39 @@
+"""`penstock bench`: measurements, each with `--json`, and `--check` that exits 1 and names a missed goal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform as machine
+from typing import Annotated
+
+import typer
+
+from services.cli.benchmarks.goals import as_json, figures_table, missed_goals
+from services.cli.benchmarks.platform import PlatformLoad, measure_platform
+from services.cli.commands.offline import PASS_THROUGH, bench_engine
+from services.cli.console import err, give_up, out, plain_errors
+
+bench_app = typer.Typer(help="Measurements, against stated goals.", no_args_is_help=True)
+bench_app.command(name="engine", context_settings=PASS_THROUGH)(bench_engine)
+
+
+@bench_app.command()
+def platform(
+    as_json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit 1 and name the goals that are missed.")] = False,
+    workers: Annotated[int, typer.Option(help="Workers with the null engine.")] = 1,
+    seconds: Annotated[float, typer.Option(help="Length of each full-load run.")] = 10.0,
+    records: Annotated[int, typer.Option(help="Records of the Kafka run.")] = 15_000,
+) -> None:
+    """Measure what the platform adds, with a hash in place of the model."""
+    with plain_errors():
+        load = PlatformLoad(workers=workers, full_seconds=seconds, kafka_records=records)
+        with err.status("starting") as status:
+            figures = asyncio.run(measure_platform(load, report=status.update))
+        if as_json_output:
+            out.print_json(data=as_json(figures, benchmark="platform", cores=os.cpu_count(), machine=machine.machine()))
+        else:
+            out.print(figures_table(f"Platform, null engine, {workers} worker(s), {os.cpu_count()} cores", figures))
+        if check and (missed := missed_goals(figures)):
+            give_up("missed: " + "; ".join(missed))

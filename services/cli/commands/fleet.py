@@ -1,0 +1,67 @@
+"""`penstock fleet`: the workers as the supervisor sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.table import Table
+
+from services.cli.commands.ask import DATA_DIR_OPTION
+from services.cli.console import CommandFailed, out, plain_errors
+from services.cli.stack_state import require_stack
+
+STATE_STYLES = {"ready": "green", "starting": "yellow", "draining": "yellow", "lost": "red", "engine-down": "red"}
+
+
+def fleet(
+    url: Annotated[str | None, typer.Option(help="Supervisor's URL; default: the running stack's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The supervisor's answer as it is.")] = False,
+    data_dir: Annotated[Path, DATA_DIR_OPTION] = Path(".penstock"),
+) -> None:
+    """Show every worker: state, load, cache, partitions."""
+    with plain_errors():
+        view = fetch_fleet(url or require_stack(data_dir).supervisor_url)
+        if as_json:
+            out.print_json(data=view)
+        else:
+            out.print(fleet_table(view))
+
+
+def fetch_fleet(base_url: str) -> dict[str, Any]:
+    try:
+        response = httpx.get(f"{base_url}/fleet", timeout=5.0)
+        response.raise_for_status()
+    except httpx.HTTPError as error:
+        raise CommandFailed(f"no supervisor answers at {base_url}: {error}") from None
+    view: dict[str, Any] = response.json()
+    return view
+
+
+def fleet_table(view: dict[str, Any]) -> Table:
+    table = Table(title=f"Fleet: {len(view['workers'])} workers", title_justify="left")
+    for column in ("worker", "pool", "state", "model"):
+        table.add_column(column)
+    for column in ("running", "waiting", "KV free", "tokens/s", "partitions", "seen"):
+        table.add_column(column, justify="right")
+    for worker in view["workers"]:
+        style = STATE_STYLES.get(worker["state"], "")
+        table.add_row(
+            worker["worker_id"],
+            worker["pool"],
+            f"[{style}]{worker['state']}[/]" if style else worker["state"],
+            ", ".join(worker["models"]),
+            str(worker["running_requests"]),
+            str(worker["waiting_requests"]),
+            share(worker["kv_blocks_free"], worker["kv_blocks_total"]),
+            f"{worker['output_tokens_per_second']:.0f}",
+            str(len(worker["partitions"])),
+            f"{worker['age_seconds']:.1f} s ago",
+        )
+    return table
+
+
+def share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "-"

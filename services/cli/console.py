@@ -1,0 +1,36 @@
+"""How the command line speaks: one console for answers, one for troubles, one way to give up."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class CommandFailed(Exception):
+    """What a command could not do, in one sentence, and what to do about it."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def give_up(message: str, *, hint: str | None = None, code: int = 1) -> NoReturn:
+    err.print(f"[bold red]error[/] {message}")
+    if hint:
+        err.print(f"[dim]hint[/]  {hint}")
+    raise typer.Exit(code)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Show a `CommandFailed` as a sentence instead of a traceback."""
+    try:
+        yield
+    except CommandFailed as failure:
+        give_up(failure.message, hint=failure.hint)

@@ -1,0 +1,39 @@
+"""The settings of `penstock up`: each flag is also a `PENSTOCK_UP_*` variable, the flag wins."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from shared.settings.service_settings import ScopedSettings, scoped
+
+DEFAULT_MODEL = "default"
+
+
+class UpSettings(ScopedSettings):
+    """`PENSTOCK_UP_*`."""
+
+    model_config = scoped("UP")
+
+    workers: int = Field(default=1, ge=0, le=64, description="Worker processes of the pool.")
+    model: str = Field(
+        default=DEFAULT_MODEL, description="Hugging Face directory, GGUF file, or `default` (SmolLM2-135M-Instruct)."
+    )
+    pool: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Name of the pool.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="Weights' type.")
+    engine: Literal["real", "null"] = Field(default="real", description="`null`: hashes in place of a model.")
+    http_port: int = Field(default=8000, ge=0, le=65535, description="Gateway's port; 0 takes a free one.")
+    supervisor_port: int = Field(default=8001, ge=0, le=65535, description="Supervisor's port; 0: a free one.")
+    kafka_port: int = Field(default=9092, ge=0, le=65535, description="Kafka's port; 0 takes a free one.")
+    redis_port: int = Field(default=6379, ge=0, le=65535, description="Redis' port; 0 takes a free one.")
+    data_dir: Path = Field(default=Path(".penstock"), description="Where models, logs, spans and Kafka's log live.")
+    kafka: str | None = Field(default=None, description="HOST:PORT of a Kafka that already runs.")
+    redis: str | None = Field(default=None, description="URL of a Redis that already runs.")
+
+
+class CommandSettings(ScopedSettings):
+    """`PENSTOCK_CLI_*`: what the other commands read."""
+
+    model_config = scoped("CLI")
+
+    api_key: str | None = Field(default=None, description="API key that `penstock generate` sends.")
