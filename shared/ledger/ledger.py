@@ -1,0 +1,220 @@
+"""The ledger's verbs: one method, one script, one round trip each (DELIVERY.md).
+
+What a verb decides is in its script; here are only names, arguments and answers. Every method raises
+`LedgerUnavailable` when Redis cannot be reached and may then be called again without harm. It knows nothing of
+Kafka, HTTP or the engine.
+"""
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from redis.asyncio import Redis
+
+from shared.contracts.errors import LedgerUnavailable
+from shared.contracts.events import SealedOutcome
+from shared.contracts.identifiers import ClaimToken, Incarnation, RequestId, new_claim_token
+from shared.ledger import answers, wire
+from shared.ledger.connection import open_client, run_script, translate
+from shared.ledger.records import (
+    LOST,
+    Append,
+    AppendAnswer,
+    CancelAnswer,
+    Claim,
+    ClaimRequest,
+    OwnedRequest,
+    RegisterAnswer,
+    Registration,
+    RequestRecord,
+    SealAnswer,
+    StreamMessage,
+    StreamSnapshot,
+)
+from shared.ledger.subscriptions import subscription
+from shared.settings.redis import RedisSettings
+
+_CONNECTIONS = 8
+_APPENDS_PER_SCRIPT = 64
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+class Ledger:
+    """An async context manager; it connects when first used."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self._settings = settings
+        self._prefix = settings.key_prefix
+        self._retention_ms = settings.done_retention_seconds * 1000
+        self._log_retention_ms = settings.log_retention_seconds * 1000
+        self._client = open_client(settings.url, connections=_CONNECTIONS)
+        self._append_client = open_client(settings.url, connections=1)
+        self._candidate = secrets.token_hex(8)
+        self._unanswered_claims: dict[tuple[RequestId, Incarnation], ClaimToken] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._client.aclose()
+        await self._append_client.aclose()
+
+    async def ping(self) -> None:
+        await translate(lambda: self._client.execute_command("PING"))  # type: ignore[no-untyped-call]
+
+    # --- gateway
+
+    async def register(self, registration: Registration, *, channel: str | None) -> RegisterAnswer:
+        """Make a request known and subscribe `channel` to it. The first to register fixes the fingerprint."""
+        reply = await self._run("register", *self._described(registration), _channel(channel))
+        return answers.register_answer(reply)
+
+    async def attach(self, request_id: RequestId, *, channel: str) -> StreamSnapshot | None:
+        """Subscribe and read the log in one step. None: unknown. A finished request gets no subscriber."""
+        return answers.snapshot(await self._run("snapshot", request_id, _channel(channel)))
+
+    async def detach(self, request_id: RequestId, *, channel: str) -> int:
+        """Unsubscribe; how many subscribers are left."""
+        return int(await self._run("detach", request_id, _channel(channel)))
+
+    async def read_log(self, request_id: RequestId) -> StreamSnapshot | None:
+        return answers.snapshot(await self._run("snapshot", request_id, ""))
+
+    async def describe(self, request_id: RequestId) -> RequestRecord | None:
+        return answers.request_record(request_id, await self._run("describe", request_id))
+
+    async def cancel(self, request_id: RequestId, *, reason: str, tenant: str | None) -> CancelAnswer:
+        """Ask for the end of a request; of a tenant's own only, unless `tenant` is None."""
+        reply = await self._run(
+            "cancel", request_id, _bytes(reason), _bytes(tenant or ""), int(tenant is not None), self._retention_ms
+        )
+        return answers.cancel_answer(reply)
+
+    @asynccontextmanager
+    async def listen(self, channel: str) -> AsyncIterator[AsyncIterator[list[StreamMessage]]]:
+        """What is appended and finished for the requests that `channel` is subscribed to."""
+        name = f"{self._prefix}stream:{_channel(channel)}"
+        async with subscription(self._open_listener, name) as encoded:
+            yield (_LOST_BATCH if message is None else wire.decode_message(message) async for message in encoded)
+
+    # --- worker
+
+    async def claim(self, request: ClaimRequest) -> Claim:
+        """Ask to run a request. A claim whose answer was lost is repeated as the same claim."""
+        key = (request.registration.request_id, request.incarnation)
+        token = self._unanswered_claims.pop(key, None) or new_claim_token()
+        try:
+            reply = await self._run(
+                "claim",
+                *self._described(request.registration),
+                _bytes(request.incarnation),
+                token,
+                self._settings.lease_ttl_ms,
+                wire.encode_origin(request.coordinates, request.trace_headers),
+                request.max_attempts,
+                int(request.running),
+            )
+        except LedgerUnavailable:
+            self._unanswered_claims[key] = token
+            raise
+        return answers.claim_answer(reply, token)
+
+    async def append(self, batch: Sequence[Append]) -> list[AppendAnswer]:
+        """Write one flush, in order, and wake the subscribers. Await it before the next one."""
+        replies: list[AppendAnswer] = []
+        for start in range(0, len(batch), _APPENDS_PER_SCRIPT):
+            encoded = wire.encode_flush(batch[start : start + _APPENDS_PER_SCRIPT])
+            reply = await run_script(self._append_client, "append", self._prefix, self._retention_ms, encoded)
+            replies.extend(map(answers.append_answer, reply))
+        return replies
+
+    async def seal(self, request_id: RequestId, token: ClaimToken, outcome: SealedOutcome) -> SealAnswer:
+        """Decide the outcome's bytes. The answer holds what is sealed, which may be what somebody sealed before."""
+        reply = await self._run(
+            "seal", request_id, token, outcome.outcome.value, wire.encode_sealed(outcome), self._retention_ms
+        )
+        return answers.seal_answer(reply)
+
+    async def finish(self, request_id: RequestId) -> bool:
+        """The sealed bytes are published: show the terminal, keep a marker. False: nothing has been sealed."""
+        return bool(await self._run("finish", request_id, self._retention_ms, self._log_retention_ms))
+
+    async def release(self, request_id: RequestId, token: ClaimToken) -> bool:
+        """Let go without harm (drain, retry later). False: it was not held by this token."""
+        return bool(await self._run("release", request_id, token))
+
+    async def refresh_lease(self, incarnation: Incarnation) -> None:
+        key = f"{self._prefix}lease:{incarnation}"
+        await translate(lambda: self._client.set(key, "1", px=self._settings.lease_ttl_ms))
+
+    async def drop_lease(self, incarnation: Incarnation) -> None:
+        await translate(lambda: self._client.delete(f"{self._prefix}lease:{incarnation}"))
+
+    @asynccontextmanager
+    async def listen_cancellations(self, incarnation: Incarnation) -> AsyncIterator[AsyncIterator[RequestId]]:
+        """Ids to cancel now. Also seen by `append`: after a lost connection nothing needs to be read again."""
+        async with subscription(self._open_listener, f"{self._prefix}worker:{incarnation}") as encoded:
+            yield (RequestId(message.decode()) async for message in encoded if message is not None)
+
+    # --- supervisor
+
+    async def lost_incarnations(self) -> list[Incarnation]:
+        """Incarnations that own requests and have no lease."""
+        return [Incarnation(answers.text(reply)) for reply in await self._run("lost")]
+
+    async def owned(self, incarnation: Incarnation) -> list[OwnedRequest]:
+        return [answers.owned_request(reply) for reply in await self._run("owned", _bytes(incarnation))]
+
+    async def orphan(self, request_id: RequestId, token: ClaimToken) -> bool:
+        """Take a request from a holder without a lease. False: it has moved on, or the holder lives."""
+        return bool(await self._run("orphan", request_id, token))
+
+    async def elect(self, name: str, *, ttl_ms: int) -> int | None:
+        """Become or stay the leader. The fencing number grows with each new leadership; None: somebody else."""
+        return int(await self._run("elect", name, self._candidate, ttl_ms)) or None
+
+    async def resign(self, name: str) -> bool:
+        return bool(await self._run("resign", name, self._candidate))
+
+    # --- inside
+
+    def _open_listener(self) -> Redis:
+        return open_client(self._settings.url, connections=1)
+
+    def _described(self, registration: Registration) -> tuple[bytes | str | int, ...]:
+        if not registration.fingerprint:
+            raise ValueError("a registration needs a fingerprint")
+        return (
+            registration.request_id,
+            _bytes(registration.fingerprint),
+            _bytes(registration.pool),
+            registration.lane.value,
+            _bytes(registration.tenant),
+            "" if registration.deadline_ms is None else registration.deadline_ms,
+            registration.seed,
+            self._retention_ms,
+        )
+
+    async def _run(self, script: str, *arguments: bytes | str | int) -> Any:
+        return await run_script(self._client, script, self._prefix, *arguments)
+
+
+_LOST_BATCH = [LOST]
+
+
+def _channel(channel: str | None) -> str:
+    if channel is None:
+        return ""
+    if not channel or "\n" in channel:
+        raise ValueError("a channel is a line of text")
+    return channel
