@@ -5,6 +5,7 @@ A request keeps one id through every copy, redelivery and failover, so the id is
 """
 
 import hashlib
+import re
 import secrets
 from typing import NewType
 
@@ -21,6 +22,7 @@ ClaimToken = NewType("ClaimToken", str)
 """A fresh random value per claim; it fences every write that the claim's holder makes."""
 
 _ID_BYTES = 16
+_ID_PATTERN = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _SEED_BITS = 63
 
 
@@ -44,6 +46,10 @@ def request_id_from_coordinates(
 ) -> RequestId:
     """The id of a record that names itself in no way. The timestamp tells a re-created topic from the old one."""
     return RequestId(_digest("record", cluster, topic, str(partition), str(offset), str(timestamp_ms)))
+
+
+def is_request_id(text: str) -> bool:
+    return _ID_PATTERN.fullmatch(text) is not None
 
 
 def new_incarnation(worker_id: WorkerId) -> Incarnation:

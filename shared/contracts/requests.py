@@ -76,8 +76,24 @@ class Coordinates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderProblem:
+    """What is wrong with a header that we understand: the request is refused, with an answer, because of it.
+
+    `is_poison` means that the body cannot even be read (its format is one we do not speak).
+    """
+
+    header: str
+    message: str
+    is_poison: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestEnvelope:
-    """Who asks, until when, and where the answer goes. `deadline_ms` is an instant: Unix milliseconds."""
+    """Who asks, until when, and where the answer goes. `deadline_ms` is an instant: Unix milliseconds.
+
+    `kind` is what the endpoint header says; None: the body tells. With a `problem` the envelope is still good
+    for answering; reading the body raises it.
+    """
 
     request_id: RequestId
     pool: str
@@ -94,3 +110,14 @@ class RequestEnvelope:
     attempt: int = 1
     trace_headers: tuple[tuple[str, str], ...] = ()
     foreign_headers: tuple[tuple[str, bytes | None], ...] = ()
+    kind: RequestKind | None = None
+    problem: HeaderProblem | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancellation:
+    """A wish on the cancellations topic. `tenant` None is an operator's: it cancels whoever asked."""
+
+    request_id: RequestId
+    tenant: str | None
+    reason: str

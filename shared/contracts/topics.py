@@ -31,6 +31,10 @@ class TopicNames:
     def resume(self, pool: str) -> str:
         return f"{self.prefix}inference.requests.{pool}.resume"
 
+    def holds_copies(self, pool: str, topic: str) -> bool:
+        """Whether records of `topic` are copies written by the platform, whose copy headers are believed."""
+        return topic == self.resume(pool) or topic.startswith(f"{self.prefix}inference.requests.{pool}.retry.")
+
     @property
     def results(self) -> str:
         return f"{self.prefix}inference.results"
