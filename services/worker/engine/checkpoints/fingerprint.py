@@ -1,0 +1,34 @@
+"""A short name for "these weights under this configuration", cheap enough to take at every start.
+
+It hashes the configuration, each weight file's size and first bytes (the header: every tensor's name, type, shape
+and place) and evenly spread samples of the rest. Any retrained or re-quantized model differs in every sample;
+a single flipped weight between samples is not noticed: this tells models apart, it does not prove integrity.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from services.worker.engine.checkpoints.model_config import DecoderConfig
+
+_HEADER_BYTES = 1 << 16
+_SAMPLE_BYTES = 4096
+_NUM_SAMPLES = 64
+_DIGEST_BYTES = 16
+
+
+def take_fingerprint(config: DecoderConfig, files: Iterable[Path]) -> str:
+    """32 hexadecimal digits. File names do not count, their order does."""
+    hasher = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    hasher.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    for file in files:
+        size_bytes = file.stat().st_size
+        hasher.update(size_bytes.to_bytes(8, "big"))
+        with file.open("rb") as stream:
+            hasher.update(stream.read(_HEADER_BYTES))
+            for sample in range(1, _NUM_SAMPLES + 1):
+                stream.seek(max(0, size_bytes - _SAMPLE_BYTES) * sample // _NUM_SAMPLES)
+                hasher.update(stream.read(_SAMPLE_BYTES))
+    return hasher.hexdigest()

@@ -1,0 +1,72 @@
+"""The door to a checkpoint: a Hugging Face directory or a GGUF file, the same to whoever builds the model.
+
+`open_checkpoint` checks everything that can be checked without reading weights: configuration, every tensor's
+presence, type and shape. What it returns can be loaded. Knows nothing of modules, devices or quantization.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
+from services.worker.engine.checkpoints.fingerprint import take_fingerprint
+from services.worker.engine.checkpoints.model_config import DecoderConfig, read_model_config
+from services.worker.engine.checkpoints.safetensors_files import SafetensorsReader, weight_files
+from services.worker.engine.checkpoints.tensor_shapes import check_shapes
+
+
+class Checkpoint(Protocol):
+    """A model's configuration and weights, under Hugging Face names."""
+
+    @property
+    def config(self) -> DecoderConfig: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Names weights and configuration; see fingerprint.py for what it covers."""
+
+    def tensor_names(self) -> list[str]:
+        """Sorted. A tied head is not among them."""
+
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """On the CPU, in `dtype` or as stored (quantized GGUF types: float32). May read from disk.
+
+        The tensor may be a view of the file: never write into it. Raises CheckpointError when there is none.
+        """
+
+
+class DirectoryCheckpoint:
+    """A Hugging Face directory: config.json and safetensors."""
+
+    def __init__(self, directory: Path) -> None:
+        self.config = read_model_config(directory)
+        self._directory = directory
+        files = weight_files(directory)
+        self._reader = SafetensorsReader(files)
+        found = {name: (stored.file, stored.shape) for name, stored in self._reader.stored.items()}
+        check_shapes(found, self.config, directory)
+        self.fingerprint = take_fingerprint(self.config, files)
+
+    def tensor_names(self) -> list[str]:
+        return sorted(self._reader.stored)
+
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        if name not in self._reader.stored:
+            raise CheckpointError(self._directory, "the checkpoint has no such tensor", subject=name)
+        tensor = self._reader.read(name)
+        return tensor if dtype is None else tensor.to(dtype)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A directory is Hugging Face's, a file must be GGUF. Raises CheckpointError."""
+    if path.is_dir():
+        return DirectoryCheckpoint(path)
+    if not path.exists():
+        raise CheckpointError(path, "there is no such file or directory")
+    if path.suffix != ".gguf":
+        raise CheckpointError(path, "not a GGUF file; give the directory of a Hugging Face checkpoint")
+    # The gguf package is only needed, and only imported, where a GGUF file is read.
+    from services.worker.engine.checkpoints.gguf_checkpoint import GgufCheckpoint
+
+    return GgufCheckpoint(path)
