@@ -138,7 +138,7 @@ class Telemetry:
     def _build_provider(self) -> TracerProvider:
         resource = Resource.create(
             {
-                "service.name": f"penstock-{self._service_name}",
+                "service.name": self._service_name,
                 "service.namespace": "penstock",
                 "service.instance.id": self._instance,
                 "service.version": _version(),
