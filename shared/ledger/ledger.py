@@ -33,7 +33,7 @@ from shared.ledger.records import (
     StreamMessage,
     StreamSnapshot,
 )
-from shared.ledger.subscriptions import subscription
+from shared.ledger.subscriptions import Subscription
 from shared.settings.redis import RedisSettings
 
 _CONNECTIONS = 8
@@ -104,7 +104,7 @@ class Ledger:
     async def listen(self, channel: str) -> AsyncIterator[AsyncIterator[list[StreamMessage]]]:
         """What is appended and finished for the requests that `channel` is subscribed to."""
         name = f"{self._prefix}stream:{_channel(channel)}"
-        async with subscription(self._open_listener, name) as encoded:
+        async with Subscription(self._open_listener, name) as encoded:
             yield (_LOST_BATCH if message is None else wire.decode_message(message) async for message in encoded)
 
     # --- worker
@@ -163,7 +163,7 @@ class Ledger:
     @asynccontextmanager
     async def listen_cancellations(self, incarnation: Incarnation) -> AsyncIterator[AsyncIterator[RequestId]]:
         """Ids to cancel now. Also seen by `append`: after a lost connection nothing needs to be read again."""
-        async with subscription(self._open_listener, f"{self._prefix}worker:{incarnation}") as encoded:
+        async with Subscription(self._open_listener, f"{self._prefix}worker:{incarnation}") as encoded:
             yield (RequestId(message.decode()) async for message in encoded if message is not None)
 
     # --- supervisor

@@ -6,6 +6,7 @@ exactly one msgpack object. It knows nothing of Redis itself.
 
 from collections.abc import Iterable, Sequence
 
+import msgpack
 import msgspec
 
 from shared.contracts.events import Chunk, FinishReason, Outcome, SealedOutcome, TokenLogprob
@@ -163,10 +164,13 @@ def decode_origin(encoded: bytes) -> tuple[Coordinates, tuple[tuple[str, str], .
 
 
 def encode_flush(batch: Sequence[Append]) -> bytes:
-    """The flush as `append.lua` unpacks it; the chunks inside stay encoded."""
-    return _encoder.encode(
-        [(entry.request_id, entry.token, [_judged(chunk) for chunk in entry.chunks]) for entry in batch]
-    )
+    """The flush as `append.lua` unpacks it; the chunks inside stay encoded.
+
+    Redis' cmsgpack refuses msgpack's `bin` type, which msgspec writes for bytes; the old `raw` type carries any bytes.
+    """
+    entries = [(entry.request_id, entry.token, [_judged(chunk) for chunk in entry.chunks]) for entry in batch]
+    encoded: bytes = msgpack.packb(entries, use_bin_type=False)
+    return encoded
 
 
 def _judged(chunk: Chunk) -> tuple[int, int, int, int, bytes]:
