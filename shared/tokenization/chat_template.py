@@ -1,0 +1,91 @@
+"""Renders a conversation into the prompt that a model was trained on, by the template its authors ship.
+
+A template is a program from a stranger: it runs in jinja2's immutable sandbox and sees plain data only. Filters and
+globals are Hugging Face's (transformers, chat_template_utils.py), so that a template means here what it means
+there. Knows nothing of tokens.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import CallBlock
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from shared.contracts.errors import InvalidRequest
+from shared.contracts.requests import ChatMessage
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}` marks what a trainer would learn from; for a prompt it is only its body."""
+
+    tags = {"generation"}  # noqa: RUF012  jinja2 declares it as an instance variable
+
+    def parse(self, parser: Parser) -> CallBlock:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return CallBlock(self.call_method("_render_body"), [], [], body).set_lineno(line)
+
+    def _render_body(self, caller: Any) -> Any:
+        return caller()
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(format: str) -> str:  # noqa: A002  templates may call it by name
+    return datetime.now().strftime(format)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """jinja2's own escapes HTML, which no model wants."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+class ChatTemplate:
+    """One compiled template. Raises jinja2.TemplateSyntaxError when it is none."""
+
+    def __init__(self, source: str, *, special_tokens: dict[str, str] | None = None) -> None:
+        """`special_tokens` are variables that templates use: `bos_token`, `eos_token` ..."""
+        self._template = _environment().from_string(source)
+        self._special_tokens = dict(special_tokens or {})
+
+    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+        """Raises InvalidRequest where the template does: it refuses conversations its model cannot follow."""
+        try:
+            return self._template.render(
+                **self._special_tokens,
+                messages=[_plain(message) for message in messages],
+                tools=None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except jinja2.TemplateError as error:
+            problem = f"the model's chat template refuses these messages: {error}"
+            raise InvalidRequest(problem, param="messages") from error
+
+
+def _plain(message: ChatMessage) -> dict[str, str]:
+    plain = {"role": message.role, "content": message.content}
+    return plain if message.name is None else {**plain, "name": message.name}
