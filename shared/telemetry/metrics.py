@@ -89,6 +89,27 @@ ADMISSION = counter(
     what_to_do="Refusals while workers idle: compare the heartbeats' capacity with the configured limits.",
 )
 
+GATEWAY_FIRST_EVENT = histogram(
+    "penstock_gateway_first_event_seconds",
+    unit="seconds",
+    labels=("pool",),
+    meaning="From the arrival of a streaming HTTP request to the first event sent to its client.",
+    what_to_do="Minus time to first token at the worker it is what the way costs: gateway, Kafka, ledger.",
+)
+GATEWAY_PUBLISH = histogram(
+    "penstock_gateway_publish_seconds",
+    unit="seconds",
+    meaning="From handing a request to the Kafka client to the brokers' acknowledgement.",
+    what_to_do="Above 50 ms: the brokers are slow or the gateway's event loop is busy.",
+    buckets=MILLISECONDS,
+)
+ABANDONED_REQUESTS = counter(
+    "penstock_abandoned_requests_total",
+    unit="requests",
+    meaning="Requests cancelled because their client disconnected and did not come back.",
+    what_to_do="Many at once: clients time out sooner than the platform answers; look at queue wait.",
+)
+
 # --- worker: intake and delivery
 
 CLAIMS = counter(
