@@ -62,12 +62,8 @@ class TopicPlan:
 
 
 @asynccontextmanager
-async def admin_client(
-    settings: KafkaSettings, *, timeout_seconds: float = 10.0
-) -> AsyncIterator[AIOKafkaAdminClient]:
-    client = AIOKafkaAdminClient(
-        request_timeout_ms=int(timeout_seconds * 1000), **connection_arguments(settings)
-    )
+async def admin_client(settings: KafkaSettings, *, timeout_seconds: float = 10.0) -> AsyncIterator[AIOKafkaAdminClient]:
+    client = AIOKafkaAdminClient(request_timeout_ms=int(timeout_seconds * 1000), **connection_arguments(settings))
     try:
         try:
             await client.start()
@@ -156,21 +152,13 @@ async def apply_plan(settings: KafkaSettings, plan: TopicPlan) -> None:
             await _create(client, plan.missing, settings.replication_factor)
         if plan.too_few_partitions:
             await client.create_partitions(
-                {
-                    topic.name: NewPartitions(total_count=topic.partitions)
-                    for topic, _ in plan.too_few_partitions
-                }
+                {topic.name: NewPartitions(total_count=topic.partitions) for topic, _ in plan.too_few_partitions}
             )
 
 
-async def _create(
-    client: AIOKafkaAdminClient, topics: Sequence[TopicSpecification], replication_factor: int
-) -> None:
+async def _create(client: AIOKafkaAdminClient, topics: Sequence[TopicSpecification], replication_factor: int) -> None:
     answer = await client.create_topics(
-        [
-            NewTopic(topic.name, topic.partitions, replication_factor, topic_configs=topic.configs)
-            for topic in topics
-        ]
+        [NewTopic(topic.name, topic.partitions, replication_factor, topic_configs=topic.configs) for topic in topics]
     )
     for name, code, message in answer.topic_errors:
         if code not in (0, TopicAlreadyExistsError.errno):

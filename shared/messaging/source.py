@@ -1,0 +1,403 @@
+"""The request source: raw aiokafka, one consumer group, several topics in order of priority.
+
+It polls without ever waiting for work, hands records out, and commits the first unfinished offset of each partition
+with a bitset of the finished ones above it. It knows nothing of requests: values and headers stay bytes.
+
+Traps it is built around (FACTS): `getone()` cancelled disables the liveness check, so `getmany(timeout_ms=...)`;
+`pause()` is forgotten at every rebalance; the same consumer gets its own uncommitted records again; `committed()`
+drops metadata; a listener that blocks keeps the heartbeats from starting.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from shared.contracts.errors import BrokerUnavailable
+from shared.messaging.assignment import sticky_assignor
+from shared.messaging.connection import connection_arguments
+from shared.messaging.deliveries import Delivery, DeliveryBook
+from shared.messaging.offset_tracker import decode_finished
+from shared.messaging.records import SourceRecord, source_record
+from shared.settings.kafka import KafkaSettings
+
+__all__ = ["Delivery", "RequestSource", "SourceRecord"]
+
+Deliver = Callable[[Delivery], Awaitable[None] | None]
+
+_LOG = structlog.get_logger(__name__)
+_FETCH_MAX_WAIT_MS = 100
+"""How long an empty fetch lingers at the broker; also how long a resumed partition may wait for its first fetch."""
+_METADATA_MAX_AGE_MS = 30_000
+_COMMIT_SECONDS = 3.0
+_STOP_SECONDS = 10.0
+_RETRY_SECONDS = 0.2
+_FULL_RATIO = 0.75
+_PARTITION_FETCH_BYTES = 524_288
+"""Bounds what a saturated source buffers; Kafka returns a larger single record all the same."""
+_NO_PARTITION = TopicPartition("", 0)
+"""Polling this one proves that we live, and reads nothing."""
+
+
+class RequestSource:
+    """`async with RequestSource(...) as source: await source.run(deliver)`; `stop_intake()` first when draining."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        *,
+        group: str,
+        topics: Sequence[str],
+        client_id: str,
+        high_mark: int,
+        low_mark: int | None = None,
+        high_marks: Sequence[int] | None = None,
+        group_instance_id: str | None = None,
+        poll_timeout_ms: int = 100,
+        commit_interval_ms: int = 200,
+        max_records_per_poll: int = 500,
+    ) -> None:
+        """`topics` most urgent first. At `high_mark` records in flight nothing more is taken until `low_mark`.
+
+        `high_marks`, one per topic, stop a less urgent topic earlier: bulk then never fills the room that
+        interactive requests need.
+        """
+        if high_marks is not None and len(high_marks) != len(topics):
+            raise ValueError("high_marks needs one mark per topic")
+        self._settings = settings
+        self._group = group
+        self._topics = tuple(topics)
+        self._high_marks = tuple(high_marks) if high_marks is not None else (high_mark,) * len(self._topics)
+        self._high_mark = high_mark
+        self._low_ratio = (low_mark if low_mark is not None else max(1, high_mark * 3 // 4)) / high_mark
+        self._client_id = client_id
+        self._group_instance_id = group_instance_id
+        self._poll_timeout_ms = poll_timeout_ms
+        self._commit_interval_seconds = commit_interval_ms / 1000
+        self._max_records_per_poll = max_records_per_poll
+
+        self._book = DeliveryBook(self._record_done)
+        self._assigned: dict[str, tuple[TopicPartition, ...]] = {}
+        self._is_loaded = True
+        self._is_paused_by_caller = False
+        self._is_intake_stopped = False
+        self._is_topic_closed = [False] * len(self._topics)
+        self._full_partitions: set[TopicPartition] = set()
+        self._room_appeared = asyncio.Event()
+        self._is_closing = False
+        self._last_poll_at = time.monotonic()
+        self._commit_lock = asyncio.Lock()
+        self._commit_under_way: asyncio.Future[None] | None = None
+        self._consumer: AIOKafkaConsumer | None = None
+        self._admin: AIOKafkaAdminClient | None = None
+
+    # ------------------------------------------------------------------ lifetime
+
+    async def __aenter__(self) -> Self:
+        session_ms = self._settings.session_timeout_ms
+        consumer = AIOKafkaConsumer(
+            group_id=self._group,
+            client_id=self._client_id,
+            group_instance_id=self._group_instance_id,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=max(300, session_ms // 10),
+            rebalance_timeout_ms=session_ms,
+            max_poll_interval_ms=300_000,
+            fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
+            max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
+            metadata_max_age_ms=_METADATA_MAX_AGE_MS,
+            partition_assignment_strategy=(sticky_assignor(),),
+            **connection_arguments(self._settings),
+        )
+        self._admin = AIOKafkaAdminClient(
+            client_id=f"{self._client_id}-offsets",
+            request_timeout_ms=5_000,
+            **connection_arguments(self._settings),
+        )
+        try:
+            await consumer.start()
+            await self._admin.start()
+        except (KafkaError, OSError) as error:
+            await consumer.stop()
+            await self._admin.close()
+            raise BrokerUnavailable(f"no broker answers at {self._settings.bootstrap_servers}") from error
+        self._consumer = consumer
+        consumer.subscribe(topics=self._topics, listener=_Listener(self))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_closing = True
+        await self.commit_now()
+        assert self._consumer is not None
+        assert self._admin is not None
+        with contextlib.suppress(KafkaError, TimeoutError, OSError):
+            await asyncio.wait_for(self._consumer.stop(), _STOP_SECONDS)
+        await self._admin.close()
+
+    # ------------------------------------------------------------------ polling
+
+    async def run(self, deliver: Deliver) -> None:
+        """Poll until the context is left. `deliver` must be quick: it puts the delivery somewhere and returns."""
+        async with asyncio.TaskGroup() as tasks:
+            commits = tasks.create_task(self._commit_regularly())
+            try:
+                while not self._is_closing:
+                    await self._poll_once(deliver)
+            finally:
+                commits.cancel()
+
+    async def _poll_once(self, deliver: Deliver) -> None:
+        try:
+            if not self._is_loaded:
+                await self._load_assignment()
+            if self._is_reading:
+                await self._read(deliver)
+            else:
+                await self._poll_without_reading()
+        except (KafkaError, IllegalStateError) as error:
+            _LOG.warning("kafka poll failed", group=self._group, error=repr(error))
+            await asyncio.sleep(_RETRY_SECONDS)
+        self._last_poll_at = time.monotonic()
+
+    @property
+    def _is_reading(self) -> bool:
+        return self._is_loaded and not (
+            self._is_paused_by_caller or self._is_intake_stopped or all(self._is_topic_closed)
+        )
+
+    async def _poll_without_reading(self) -> None:
+        """Saturated or paused: stay a member, keep what was fetched, and wake up as soon as there is room."""
+        self._room_appeared.clear()
+        await self._consumer_or_fail().getmany(_NO_PARTITION, timeout_ms=0)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._room_appeared.wait(), self._poll_timeout_ms / 1000)
+
+    async def _read(self, deliver: Deliver) -> None:
+        """Drain what is buffered, topic by topic in order of priority; wait for more only if there was nothing."""
+        consumer = self._consumer_or_fail()
+        epoch, has_read = self._book.epoch, False
+        for index, topic in enumerate(self._topics):
+            room = min(self._high_marks[index] - self._book.in_flight_count, self._max_records_per_poll)
+            partitions = self._open_partitions(topic)
+            if room <= 0 or not partitions or self._book.epoch != epoch:
+                continue
+            batches = await consumer.getmany(*partitions, timeout_ms=0, max_records=room)
+            has_read = has_read or bool(batches)
+            await self._hand_out(batches, deliver)
+        if not has_read:
+            # One record, so that the next round can choose by priority again.
+            waited_for = [
+                partition
+                for index, topic in enumerate(self._topics)
+                if not self._is_topic_closed[index]
+                for partition in self._open_partitions(topic)
+            ] or [_NO_PARTITION]
+            batches = await consumer.getmany(*waited_for, timeout_ms=self._poll_timeout_ms, max_records=1)
+            await self._hand_out(batches, deliver)
+
+    def _open_partitions(self, topic: str) -> tuple[TopicPartition, ...]:
+        assigned = self._assigned.get(topic, ())
+        if not self._full_partitions:
+            return assigned
+        self._full_partitions = {
+            partition for partition in self._full_partitions if self._book.fill_ratio(partition) >= _FULL_RATIO
+        }
+        return tuple(partition for partition in assigned if partition not in self._full_partitions)
+
+    async def _hand_out(self, batches: dict[TopicPartition, list[Any]], deliver: Deliver) -> None:
+        """No rebalance can come between `getmany` and here: there is no await between them."""
+        if not batches:
+            return
+        now = time.monotonic()
+        deliveries = []
+        for partition, records in batches.items():
+            for record in records:
+                delivery = self._book.arrived(source_record(record), partition, received_at=now)
+                if delivery is not None:
+                    deliveries.append(delivery)
+            if self._book.fill_ratio(partition) >= _FULL_RATIO:
+                self._full_partitions.add(partition)
+        self._judge_room()
+        for delivery in deliveries:
+            pending = deliver(delivery)
+            if pending is not None:
+                await pending
+
+    def _judge_room(self) -> None:
+        in_flight = self._book.in_flight_count
+        for index, mark in enumerate(self._high_marks):
+            if in_flight >= mark:
+                self._is_topic_closed[index] = True
+            elif in_flight <= mark * self._low_ratio:
+                self._is_topic_closed[index] = False
+
+    def _record_done(self) -> None:
+        if any(self._is_topic_closed):
+            self._judge_room()
+            if self._is_reading:
+                self._room_appeared.set()
+
+    # ------------------------------------------------------------------ rebalances
+
+    async def _partitions_revoked(self) -> None:
+        """Called by aiokafka before it joins anew; it waits for us, so this is the last commit of the generation."""
+        await self.commit_now()
+        if self._commit_under_way is not None:
+            # aiokafka retries it for ever, with the generation of the day: it could undo the next owner's commit.
+            self._commit_under_way.cancel()
+        self._assigned = {}
+        self._full_partitions.clear()
+        self._book.revoke()
+        self._is_loaded = False
+
+    def _partitions_assigned(self, partitions: set[TopicPartition]) -> None:
+        """Must return at once: until it does, no heartbeat is sent. Reading starts when the metadata was loaded."""
+        by_topic: dict[str, list[TopicPartition]] = {}
+        for partition in sorted(partitions):
+            by_topic.setdefault(partition.topic, []).append(partition)
+        self._assigned = {topic: tuple(found) for topic, found in by_topic.items()}
+        self._is_loaded = False
+        _LOG.info("partitions assigned", group=self._group, epoch=self._book.epoch, count=len(partitions))
+
+    async def _load_assignment(self) -> None:
+        """Read the commits with their metadata, which the consumer itself drops."""
+        epoch, partitions = self._book.epoch, self._all_assigned()
+        if not partitions:
+            self._is_loaded = True
+            return
+        assert self._admin is not None
+        found = await self._admin.list_consumer_group_offsets(self._group, partitions=partitions)
+        if self._book.epoch != epoch or self._all_assigned() != partitions:
+            return
+        self._book.assign(
+            {
+                partition: (committed.offset, decode_finished(committed.offset, committed.metadata))
+                for partition, committed in found.items()
+                if committed.offset >= 0
+            }
+        )
+        self._is_loaded = True
+
+    def _all_assigned(self) -> list[TopicPartition]:
+        return [partition for partitions in self._assigned.values() for partition in partitions]
+
+    # ------------------------------------------------------------------ commits
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self._commit_interval_seconds)
+            await self.commit_now()
+
+    async def commit_now(self) -> None:
+        """Commit what changed. A failure is logged: the next commit carries the same and more."""
+        try:
+            await asyncio.wait_for(self._commit(), _COMMIT_SECONDS)
+        except TimeoutError:
+            _LOG.warning("commit not answered", group=self._group)
+        except CommitFailedError:
+            _LOG.info("commit refused, the group rebalances", group=self._group)
+        except (KafkaError, IllegalStateError) as error:
+            _LOG.warning("commit failed", group=self._group, error=repr(error))
+
+    async def _commit(self) -> None:
+        async with self._commit_lock:
+            epoch = self._book.epoch
+            offsets = self._book.offsets_to_commit(frozenset(self._all_assigned()))
+            if not offsets:
+                return
+            payload = {
+                partition: OffsetAndMetadata(commit.offset, commit.metadata) for partition, commit in offsets.items()
+            }
+            self._commit_under_way = asyncio.ensure_future(self._consumer_or_fail().commit(payload))
+            try:
+                await asyncio.wait({self._commit_under_way})
+            finally:
+                commit, self._commit_under_way = self._commit_under_way, None
+                commit.cancel()
+            if commit.cancelled():
+                return
+            commit.result()
+            self._book.committed(offsets, epoch=epoch)
+
+    # ------------------------------------------------------------------ flow control and views
+
+    def pause_intake(self) -> None:
+        """Hand out nothing more; polling, membership and commits go on, through rebalances too."""
+        self._is_paused_by_caller = True
+
+    def resume_intake(self) -> None:
+        self._is_paused_by_caller = False
+        self._room_appeared.set()
+
+    async def stop_intake(self) -> None:
+        """The first step of a drain: like `pause_intake`, for good."""
+        self._is_intake_stopped = True
+
+    def is_in_flight(self, topic: str, partition: int, offset: int) -> bool:
+        return self._book.is_in_flight(topic, partition, offset)
+
+    @property
+    def is_paused(self) -> bool:
+        return not self._is_reading
+
+    @property
+    def in_flight_count(self) -> int:
+        return self._book.in_flight_count
+
+    @property
+    def epoch(self) -> int:
+        """Counts assignments."""
+        return self._book.epoch
+
+    @property
+    def assignment(self) -> list[tuple[str, int]]:
+        return [(partition.topic, partition.partition) for partition in self._all_assigned()]
+
+    @property
+    def last_poll_age_seconds(self) -> float:
+        return time.monotonic() - self._last_poll_at
+
+    @property
+    def oldest_unfinished_age_seconds(self) -> float:
+        received_at = self._book.oldest_received_at()
+        return 0.0 if received_at is None else time.monotonic() - received_at
+
+    async def measure_lag(self) -> dict[str, int]:
+        """Records per topic that wait in Kafka in our partitions; asks the broker, so not for every heartbeat."""
+        consumer, partitions = self._consumer_or_fail(), self._all_assigned()
+        ends = await consumer.end_offsets(partitions) if partitions else {}
+        unread = [partition for partition in partitions if self._book.position(partition) is None]
+        begins = await consumer.beginning_offsets(unread) if unread else {}
+        lag = dict.fromkeys(self._topics, 0)
+        for partition, end in ends.items():
+            position = self._book.position(partition)
+            lag[partition.topic] += max(0, end - (begins[partition] if position is None else position))
+        return lag
+
+    def _consumer_or_fail(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            raise RuntimeError("the source is used outside its context")
+        return self._consumer
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, source: RequestSource) -> None:
+        self._source = source
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        await self._source._partitions_revoked()
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._source._partitions_assigned(assigned)
