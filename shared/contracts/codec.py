@@ -245,9 +245,7 @@ def encode_outcome(outcome: InferenceOutcome) -> bytes:
         )
     if (error := outcome.error) is not None:
         message.error.CopyFrom(
-            results_pb2.ErrorBody(
-                message=error.message, type=error.type, code=error.code, param=error.param
-            )
+            results_pb2.ErrorBody(message=error.message, type=error.type, code=error.code, param=error.param)
         )
     return _encoded(message)
 

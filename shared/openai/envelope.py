@@ -128,7 +128,9 @@ def _wire_format(known: _KnownHeaders) -> WireFormat:
     if media_type in _PROTOBUF_TYPES:
         return WireFormat.PROTOBUF
     if media_type.startswith(_STRUCTURED_CLOUDEVENTS):
-        message = f"CloudEvents in structured mode ({media_type}) are not supported; use binary mode (ce_ headers)"
+        message = (
+            f"CloudEvents in structured mode ({media_type}) are not supported; use binary mode (ce_ headers)"
+        )
         known.report(names_of.CONTENT_TYPE, message, is_poison=True)
     return WireFormat.JSON
 
@@ -157,6 +159,16 @@ def _reply_to(known: _KnownHeaders) -> str | None:
         return topic
     known.report(names_of.REPLY_TO, f"Header {names_of.REPLY_TO} is not a legal topic name.")
     return None
+
+
+def _deadline_ms(known: _KnownHeaders) -> int | None:
+    what = "an instant in Unix milliseconds, not a duration"
+    return known.whole_number(names_of.DEADLINE_MS, EARLIEST_DEADLINE_MS, _LATEST_DEADLINE_MS, what)
+
+
+def _priority(known: _KnownHeaders) -> int:
+    what = f"a whole number from -{PRIORITY_LIMIT} to {PRIORITY_LIMIT}"
+    return known.whole_number(names_of.PRIORITY, -PRIORITY_LIMIT, PRIORITY_LIMIT, what) or 0
 
 
 def _trace_headers(known: _KnownHeaders) -> tuple[tuple[str, str], ...]:
@@ -220,25 +232,6 @@ def read_envelope(record: RecordLike, *, names: TopicNames, pool: str, cluster: 
     coordinates = (_copied_coordinates(known) if is_copy else None) or own
     copied_id = (known.lenient(names_of.REQUEST_ID) or "") if is_copy else ""
     event_id = known.lenient(names_of.CE_ID)
-    envelope = {
-        "kind": _kind(known),
-        "tenant": _tenant(known),
-        "wire_format": _wire_format(known),
-        "reply_to": _reply_to(known),
-        "deadline_ms": known.whole_number(
-            names_of.DEADLINE_MS,
-            EARLIEST_DEADLINE_MS,
-            _LATEST_DEADLINE_MS,
-            "an instant in Unix milliseconds, not a duration",
-        ),
-        "priority": known.whole_number(
-            names_of.PRIORITY,
-            -PRIORITY_LIMIT,
-            PRIORITY_LIMIT,
-            f"a whole number from -{PRIORITY_LIMIT} to {PRIORITY_LIMIT}",
-        )
-        or 0,
-    }
     return RequestEnvelope(
         request_id=RequestId(copied_id)
         if is_request_id(copied_id)
@@ -252,8 +245,13 @@ def read_envelope(record: RecordLike, *, names: TopicNames, pool: str, cluster: 
         attempt=_copied_attempt(known) if is_copy else 1,
         trace_headers=_trace_headers(known),
         foreign_headers=tuple(item for item in record.headers if item[0].lower() not in names_of.KNOWN),
-        problem=known.problem,
-        **envelope,
+        kind=_kind(known),
+        tenant=_tenant(known),
+        wire_format=_wire_format(known),
+        reply_to=_reply_to(known),
+        deadline_ms=_deadline_ms(known),
+        priority=_priority(known),
+        problem=known.problem,  # last: what was read above may have found one
     )
 
 

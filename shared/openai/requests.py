@@ -83,7 +83,9 @@ def _chat_request(body: ChatBody) -> InferenceRequest:
         raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
     tokens, completion_tokens = body.max_tokens, body.max_completion_tokens
     if tokens is not None and completion_tokens is not None and tokens != completion_tokens:
-        raise InvalidRequest("max_tokens and max_completion_tokens contradict each other.", param="max_tokens")
+        raise InvalidRequest(
+            "max_tokens and max_completion_tokens contradict each other.", param="max_tokens"
+        )
     return _request(
         body,
         kind=RequestKind.CHAT,
@@ -120,10 +122,9 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[Pro
     if isinstance(prompt, str):
         return (Prompt(text=prompt),)
     if isinstance(prompt[0], int):
-        return (Prompt(token_ids=tuple(prompt)),)  # type: ignore[arg-type]
+        return (Prompt(token_ids=tuple(prompt)),)
     return tuple(
-        Prompt(text=part) if isinstance(part, str) else Prompt(token_ids=tuple(part))  # type: ignore[arg-type]
-        for part in prompt
+        Prompt(text=part) if isinstance(part, str) else Prompt(token_ids=tuple(part)) for part in prompt
     )
 
 

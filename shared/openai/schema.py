@@ -25,7 +25,9 @@ def _default_only(*defaults: object) -> BeforeValidator:
     """Accepts null and the given values (of the same type, so that 1 is not True) and nothing else."""
 
     def check(value: object) -> None:
-        if value is not None and not any(type(value) is type(default) and value == default for default in defaults):
+        if value is not None and not any(
+            type(value) is type(default) and value == default for default in defaults
+        ):
             raise PydanticCustomError(UNSUPPORTED, "is not supported")
 
     return BeforeValidator(check)
@@ -195,5 +197,3 @@ class CompletionBody(_CommonBody):
     echo: Annotated[None, _default_only(False)] = None
     suffix: Annotated[None, _default_only("")] = None
     response_format: Annotated[None, _default_only({"type": "text"})] = None
-
-
