@@ -15,7 +15,7 @@ from shared.tokenization.tokenizer import Tokenizer
 class IncrementalDetokenizer:
     """One choice's text. `push` and `finish` return what is new; joined, that is the choice's whole text.
 
-    `stopped` is the stop string that ended the text (the text is cut before it), None while there is none.
+    `stopped` once a stop string is complete: the text is cut before it, `stop_string` says which it was.
     `num_tokens` counts the tokens that were used, the one that completed the stop string included; later ones are
     ignored.
     """
@@ -27,7 +27,11 @@ class IncrementalDetokenizer:
         self.num_tokens = 0
 
     @property
-    def stopped(self) -> str | None:
+    def stopped(self) -> bool:
+        return self._stop is not None and self._stop.matched is not None
+
+    @property
+    def stop_string(self) -> str | None:
         return None if self._stop is None else self._stop.matched
 
     def push(self, token_ids: Iterable[int]) -> str:
