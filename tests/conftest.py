@@ -1,3 +1,8 @@
 """Fixtures that every test may ask for: real servers, started lazily, once a session."""
 
-pytest_plugins: list[str] = ["tests.fixtures.kafka_server", "tests.fixtures.redis_server", "tests.fixtures.smollm2"]
+pytest_plugins: list[str] = [
+    "tests.fixtures.kafka_server",
+    "tests.fixtures.redis_server",
+    "tests.fixtures.smollm2",
+    "tests.fixtures.stack",
+]

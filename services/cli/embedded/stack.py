@@ -119,7 +119,7 @@ class EmbeddedStack:
         receiver = await self._exit.enter_async_context(SpanReceiver(self.span_store))
         kafka, redis = plan.kafka, plan.redis
         if redis is None:
-            server = EmbeddedRedis(data_dir=plan.data_dir / "redis", port=choose_port(plan.redis_port))
+            server = EmbeddedRedis(data_directory=plan.data_dir / "redis", port=choose_port(plan.redis_port))
             redis = (await self._exit.enter_async_context(server)).url
             self._report(f"Redis listens on {redis}")
         if kafka is None:
