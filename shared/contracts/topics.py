@@ -33,7 +33,9 @@ class TopicNames:
 
     def holds_copies(self, pool: str, topic: str) -> bool:
         """Whether records of `topic` are copies written by the platform, whose copy headers are believed."""
-        return topic == self.resume(pool) or topic.startswith(f"{self.prefix}inference.requests.{pool}.retry.")
+        return topic == self.resume(pool) or topic.startswith(
+            f"{self.prefix}inference.requests.{pool}.retry."
+        )
 
     @property
     def results(self) -> str:
