@@ -1,0 +1,26 @@
+"""The protocol between the decoder and whatever computes attention over the paged cache."""
+
+from typing import Protocol
+
+import torch
+
+from services.worker.engine.attention.step_layout import StepLayout
+
+
+class AttentionBackend(Protocol):
+    """Called by the decoder, from the engine's thread, once per layer; this step's keys are already written."""
+
+    name: str
+
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        layout: StepLayout,
+        scale: float,
+    ) -> torch.Tensor:
+        """queries [T, H, D]; keys and values [N, P, K, D], one layer's cache -> [T, H * D], queries' dtype.
+
+        Causal: a token sees itself and what comes before it in its own sequence.
+        """

@@ -1,0 +1,37 @@
+"""Attention, slow and obvious: one sequence after another, in float32, straight from the definition.
+
+What the fast backends are tested against. Source: Vaswani et al. 2017, 3.2.1, causal; grouped heads after
+Ainslie et al. 2023.
+"""
+
+import torch
+
+from services.worker.engine.attention.step_layout import StepLayout
+
+
+class ReferenceAttention:
+    name = "reference"
+
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        layout: StepLayout,
+        scale: float,
+    ) -> torch.Tensor:
+        output = torch.empty_like(queries)
+        group = queries.shape[1] // keys.shape[2]
+        for row in range(layout.num_sequences):
+            context = layout.context_length_list[row]
+            begin, end = layout.query_start_list[row], layout.query_start_list[row + 1]
+            cells = torch.arange(context, device=queries.device)
+            blocks = layout.block_tables[row].long()[cells // layout.block_size_tokens]
+            offsets = cells % layout.block_size_tokens
+            own_keys = keys[blocks, offsets].float().repeat_interleave(group, dim=1)  # [context, H, D]
+            own_values = values[blocks, offsets].float().repeat_interleave(group, dim=1)
+            scores = torch.einsum("qhd,chd->hqc", queries[begin:end].float(), own_keys) * scale
+            is_future = cells[None, :] > layout.positions[begin:end, None]  # [queries, context]
+            weights = scores.masked_fill(is_future, float("-inf")).softmax(dim=-1)
+            output[begin:end] = torch.einsum("hqc,chd->qhd", weights, own_values).to(output.dtype)
+        return output.flatten(1)

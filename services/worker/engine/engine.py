@@ -1,0 +1,207 @@
+"""The engine: tokens in, tokens out. Synchronous and mute; whoever owns it calls `step` as long as it has work.
+
+Three verbs make a step: the scheduler picks, the runner computes, the results are told. It knows no text, no
+topics, no traces and no sockets; its only outside world is the clock, for the timings it reports.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from services.worker.engine.batch import ScheduledBatch
+from services.worker.engine.config import EngineConfig
+from services.worker.engine.events import (
+    Cancel,
+    EngineReady,
+    RequestTimings,
+    StepResult,
+    StepStatistics,
+    Submit,
+)
+from services.worker.engine.execution.model_loading import LoadedModel, load_model
+from services.worker.engine.kv_cache.paged_cache import PagedCache
+from services.worker.engine.request_intake import check_submission, open_request
+from services.worker.engine.scheduling.scheduler import Scheduler
+from services.worker.engine.sequence import RequestProgress, Sequence
+from services.worker.engine.step_report import StepReport
+
+
+class Engine:
+    """Not thread-safe: load, submit, cancel and step from one thread."""
+
+    def __init__(self, config: EngineConfig, model: LoadedModel, *, load_seconds: float) -> None:
+        self._config = config
+        self._runner = model.runner
+        cache = PagedCache(
+            num_blocks=model.num_blocks,
+            block_size_tokens=config.block_size_tokens,
+            enable_prefix_cache=config.enable_prefix_cache,
+        )
+        self._scheduler = Scheduler(
+            cache,
+            max_tokens_per_step=config.max_tokens_per_step,
+            max_running_sequences=config.max_running_sequences,
+            policy=config.policy,
+        )
+        self._requests: dict[str, RequestProgress] = {}
+        self._report = StepReport()
+        self._num_steps = 0
+        self.ready = EngineReady(
+            model_name=config.model.name,
+            fingerprint=model.fingerprint,
+            vocabulary_size=model.vocabulary_size,
+            max_model_tokens=model.max_model_tokens,
+            block_size_tokens=config.block_size_tokens,
+            num_kv_blocks=model.num_blocks,
+            max_running_sequences=config.max_running_sequences,
+            device=model.device,
+            dtype=model.dtype,
+            attention_backend=model.attention_backend,
+            load_seconds=load_seconds,
+            process_id=os.getpid(),
+        )
+
+    @classmethod
+    def load(cls, config: EngineConfig) -> Engine:
+        """Reads the checkpoint; takes seconds. Raises CheckpointError or ValueError, naming what is wrong."""
+        started = time.monotonic()
+        model = load_model(config)
+        return cls(config, model, load_seconds=time.monotonic() - started)
+
+    @property
+    def has_work(self) -> bool:
+        """Something to compute, or something to tell."""
+        return self._scheduler.has_work or not self._report.is_empty
+
+    def submit(self, submit: Submit) -> None:
+        """Queue a request. What cannot run is rejected by name in the next step's result, never raised."""
+        rejection = check_submission(
+            submit,
+            vocabulary_size=self.ready.vocabulary_size,
+            max_model_tokens=self.ready.max_model_tokens,
+            is_known=submit.request_id in self._requests,
+            num_places=self._config.max_waiting_sequences - self._scheduler.num_waiting,
+        )
+        if rejection is not None:
+            self._report.rejected.append(rejection)
+            return
+        request = open_request(
+            submit,
+            vocabulary_size=self.ready.vocabulary_size,
+            max_model_tokens=self.ready.max_model_tokens,
+            submitted_ns=time.time_ns(),
+        )
+        self._requests[request.request_id] = request
+        for sequence in list(request.sequences.values()):
+            reason = sequence.finish_reason()
+            if reason is not None:
+                self._report.add_end_without_token(sequence, reason)
+                self._end(sequence)
+        for sequence in leaders(request):
+            self._scheduler.add(sequence)
+
+    def cancel(self, cancel: Cancel) -> None:
+        """Stop a choice or a request; its blocks are free when this returns."""
+        request = self._requests.get(cancel.request_id)
+        if request is None:
+            return
+        for choice in list(request.sequences) if cancel.choice is None else [cancel.choice]:
+            sequence = request.sequences.get(choice)
+            if sequence is not None:
+                self._scheduler.cancel(sequence)
+                self._end(sequence)
+
+    def step(self) -> StepResult:
+        """One batch through the model; without work only what is left to tell."""
+        started = time.perf_counter()
+        batch = self._scheduler.schedule()
+        if batch.items:
+            self._compute(batch)
+        self._num_steps += 1
+        return self._report.take(self._statistics(batch, time.perf_counter() - started))
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when blocks or sequences do not add up."""
+        self._scheduler.check_integrity()
+
+    def _compute(self, batch: ScheduledBatch) -> None:
+        _mark_scheduled(batch, time.time_ns())
+        sampled = self._runner.run(batch)
+        self._scheduler.complete(batch, sampled)
+        now_ns = time.time_ns()
+        broken: dict[str, None] = {}
+        for token in sampled:
+            sequence, request = token.sequence, token.sequence.request
+            if not token.is_valid:
+                broken[request.request_id] = None
+                continue
+            request.first_token_ns = request.first_token_ns or now_ns
+            request.last_token_ns = now_ns
+            reason = sequence.finish_reason()
+            self._report.add_token(token, reason)
+            if reason is not None:
+                self._scheduler.finish(sequence)
+                self._end(sequence)
+        for request_id in broken:
+            self._fail(request_id)
+
+    def _fail(self, request_id: str) -> None:
+        self._report.reject_invalid_logits(request_id)
+        request = self._requests.pop(request_id, None)
+        if request is not None:
+            for sequence in list(request.sequences.values()):
+                self._scheduler.cancel(sequence)
+
+    def _end(self, sequence: Sequence) -> None:
+        request = sequence.request
+        del request.sequences[sequence.choice]
+        if not request.sequences:
+            del self._requests[request.request_id]
+            self._report.timings.append(
+                RequestTimings(
+                    request_id=request.request_id,
+                    submitted_ns=request.submitted_ns,
+                    scheduled_ns=request.scheduled_ns,
+                    first_token_ns=request.first_token_ns,
+                    last_token_ns=request.last_token_ns,
+                    cached_prompt_tokens=request.cached_prompt_tokens,
+                    num_preemptions=request.num_preemptions,
+                )
+            )
+
+    def _statistics(self, batch: ScheduledBatch, duration_seconds: float) -> StepStatistics:
+        pool = self._scheduler.cache.pool
+        return StepStatistics(
+            step=self._num_steps,
+            duration_seconds=duration_seconds,
+            num_running=len(self._scheduler.running),
+            num_waiting=self._scheduler.num_waiting,
+            num_prefill_tokens=batch.num_prefill_tokens,
+            num_decode_tokens=batch.num_decode_tokens,
+            blocks_total=pool.num_blocks,
+            blocks_used=pool.num_used,
+            blocks_cached=pool.num_cached,
+            num_preemptions_total=self._scheduler.num_preemptions,
+            outstanding_tokens=self._scheduler.num_outstanding_tokens,
+        )
+
+
+def leaders(request: RequestProgress) -> list[Sequence]:
+    """The request's sequences, those with an equal prompt and no output yet gathered behind their first."""
+    by_prompt: dict[tuple[int, ...], Sequence] = {}
+    first: list[Sequence] = []
+    for sequence in request.sequences.values():
+        key = tuple(sequence.token_ids)
+        if sequence.num_output_tokens == 0 and key in by_prompt:
+            by_prompt[key].followers.append(sequence)
+            continue
+        if sequence.num_output_tokens == 0:
+            by_prompt[key] = sequence
+        first.append(sequence)
+    return first
+
+
+def _mark_scheduled(batch: ScheduledBatch, now_ns: int) -> None:
+    for item in batch.items:
+        item.sequence.request.scheduled_ns = item.sequence.request.scheduled_ns or now_ns

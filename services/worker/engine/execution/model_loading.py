@@ -1,0 +1,60 @@
+"""Builds a runner from a checkpoint: device, dtype, decoder, cache. The only place that reads weights."""
+
+from dataclasses import dataclass
+
+import torch
+
+from services.worker.engine.attention.backend_selection import select_attention
+from services.worker.engine.checkpoints.weights import open_checkpoint
+from services.worker.engine.config import EngineConfig
+from services.worker.engine.execution.cache_sizing import count_blocks
+from services.worker.engine.execution.model_runner import ModelRunner
+from services.worker.engine.execution.placement import choose_device, choose_dtype
+from services.worker.engine.models.decoder import Decoder
+from services.worker.engine.models.operator_selection import select_operators
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    runner: ModelRunner
+    fingerprint: str
+    vocabulary_size: int
+    num_blocks: int
+    max_model_tokens: int
+    device: str
+    dtype: str
+    attention_backend: str
+
+
+def load_model(config: EngineConfig) -> LoadedModel:
+    """Raises CheckpointError, or ValueError for a configuration that this machine cannot run."""
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    checkpoint = open_checkpoint(config.model)
+    shape = checkpoint.config
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, checkpoint_dtype=shape.torch_dtype, device=device)
+    attention = select_attention(config.attention_backend, device=device, dtype=dtype)
+    limit = config.max_model_tokens or shape.max_position_embeddings
+    decoder = Decoder(
+        shape,
+        lambda name: checkpoint.tensor(name, dtype).to(device),
+        attention=attention,
+        operators=select_operators(config.attention_backend, device=device, dtype=dtype),
+        max_positions=limit,
+    )
+    num_blocks = count_blocks(config, shape, max_model_tokens=limit, dtype=dtype, device=device)
+    runner = ModelRunner(
+        decoder, num_blocks=num_blocks, block_size_tokens=config.block_size_tokens, dtype=dtype, device=device
+    )
+    name = str(dtype).removeprefix("torch.")
+    return LoadedModel(
+        runner=runner,
+        fingerprint=f"{checkpoint.fingerprint}-{name}-{device.type}",
+        vocabulary_size=shape.vocabulary_size,
+        num_blocks=num_blocks,
+        max_model_tokens=min(limit, num_blocks * config.block_size_tokens),
+        device=str(device),
+        dtype=name,
+        attention_backend=attention.name,
+    )

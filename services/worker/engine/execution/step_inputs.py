@@ -1,0 +1,71 @@
+"""From a scheduled batch to the tensors of one forward pass. Knows lists and where tensors live, not the model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from services.worker.engine.attention.step_layout import StepLayout
+from services.worker.engine.batch import ScheduledBatch, ScheduledSequence
+from services.worker.engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInputs:
+    """`token_ids` [T] int64. Sampler i draws from the logits of row `sampled_rows[i]` of the step."""
+
+    token_ids: torch.Tensor
+    layout: StepLayout
+    sampled_rows: list[int]
+    samplers: list[Sequence]
+
+
+def prepare_inputs(batch: ScheduledBatch, *, block_size_tokens: int, device: torch.device) -> StepInputs:
+    items = sorted(batch.items, key=lambda item: item.num_tokens > 1)
+    token_ids: list[int] = []
+    positions: list[int] = []
+    query_starts = [0]
+    context_lengths: list[int] = []
+    sampled_rows: list[int] = []
+    samplers: list[Sequence] = []
+    for item in items:
+        end = item.start + item.num_tokens
+        token_ids.extend(item.sequence.token_ids[item.start : end])
+        positions.extend(range(item.start, end))
+        query_starts.append(len(token_ids))
+        context_lengths.append(end)
+        sampled_rows.extend([len(token_ids) - 1] * len(item.samplers))
+        samplers.extend(item.samplers)
+    tables = _block_tables(items)
+    places = np.array(positions, dtype=np.int64)
+    rows = np.repeat(np.arange(len(items)), np.diff(query_starts))
+    slots = tables[rows, places // block_size_tokens].astype(np.int64) * block_size_tokens
+    slots += places % block_size_tokens
+    layout = StepLayout(
+        positions=torch.from_numpy(places).to(device),
+        slots=torch.from_numpy(slots).to(device),
+        block_tables=torch.from_numpy(tables).to(device),
+        context_lengths=torch.tensor(context_lengths, dtype=torch.int32, device=device),
+        query_starts=torch.tensor(query_starts, dtype=torch.int32, device=device),
+        context_length_list=context_lengths,
+        query_start_list=query_starts,
+        num_single=sum(1 for item in items if item.num_tokens == 1),
+        block_size_tokens=block_size_tokens,
+    )
+    return StepInputs(
+        token_ids=torch.tensor(token_ids, dtype=torch.int64, device=device),
+        layout=layout,
+        sampled_rows=sampled_rows,
+        samplers=samplers,
+    )
+
+
+def _block_tables(items: list[ScheduledSequence]) -> npt.NDArray[np.int32]:
+    """[S, B] int32, padded with block 0."""
+    longest = max(len(item.sequence.block_ids) for item in items)
+    tables = np.zeros((len(items), longest), dtype=np.int32)
+    for row, item in enumerate(items):
+        block_ids = item.sequence.block_ids
+        tables[row, : len(block_ids)] = block_ids
+    return tables

@@ -1,0 +1,36 @@
+"""What earlier tokens do to the next one's logits: repetition, frequency and presence penalties, minimum length.
+
+Sources: Keskar et al. 2019 (repetition, over prompt and output); OpenAI's API (frequency and presence, output).
+"""
+
+import math
+
+import torch
+
+from services.worker.engine.sequence import Sequence
+
+
+def apply_penalties(logits: torch.Tensor, sequences: list[Sequence]) -> None:
+    """logits [R, V] float32, changed in place; row r belongs to sequence r."""
+    for row, sequence in enumerate(sequences):
+        sampling = sequence.request.sampling
+        if sampling.repetition_penalty != 1.0:
+            _repetition(logits[row], sequence.token_ids, sampling.repetition_penalty)
+        if sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0:
+            _frequency(
+                logits[row], sequence.output_token_ids, sampling.frequency_penalty, sampling.presence_penalty
+            )
+        if sequence.num_output_tokens < sampling.min_tokens and sequence.request.ending_token_ids:
+            logits[row, sorted(sequence.request.ending_token_ids)] = -math.inf
+
+
+def _repetition(logits: torch.Tensor, token_ids: list[int], penalty: float) -> None:
+    seen = torch.tensor(token_ids, device=logits.device).unique()
+    values = logits[seen]
+    logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
+
+
+def _frequency(logits: torch.Tensor, token_ids: list[int], frequency: float, presence: float) -> None:
+    if token_ids:
+        seen, counts = torch.tensor(token_ids, device=logits.device).unique(return_counts=True)
+        logits[seen] -= frequency * counts + presence

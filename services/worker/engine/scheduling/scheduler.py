@@ -1,0 +1,260 @@
+"""Who computes what in the next step: continuous batching under a token budget.
+
+Three verbs: `add` and `cancel` between steps, `schedule` a batch, `complete` it with the tokens that were drawn.
+One pass in order over the running sequences (a decode is one token, a prefill takes a chunk of what the budget
+leaves once every decode has its token), then admission of the waiting ones while budget and blocks last. When
+blocks run out the running sequence that comes last is preempted: its blocks go back, it is computed again later.
+
+Knows no torch, no clock and no messages. The sequence that comes first always gets its blocks, hence every
+sequence ends: `accepts` keeps out what could not run even alone.
+
+Source: Yu et al., "Orca" (iteration-level scheduling); Agrawal et al., "Sarathi-Serve" (chunked prefill beside
+decode).
+"""
+
+from dataclasses import replace
+
+from services.worker.engine.batch import SampledToken, ScheduledBatch, ScheduledSequence
+from services.worker.engine.config import SchedulingPolicy
+from services.worker.engine.kv_cache.block_pool import BlocksExhausted
+from services.worker.engine.kv_cache.paged_cache import PagedCache
+from services.worker.engine.scheduling.waiting_queue import WaitingQueue
+from services.worker.engine.sequence import Sequence, SequenceState
+
+WATERMARK = 0.01
+"""Share of the blocks that admission leaves free, so that the running ones can grow before somebody is preempted."""
+
+
+class Scheduler:
+    def __init__(
+        self,
+        cache: PagedCache,
+        *,
+        max_tokens_per_step: int,
+        max_running_sequences: int,
+        policy: SchedulingPolicy = SchedulingPolicy.CONTINUOUS,
+    ) -> None:
+        if max_tokens_per_step < max_running_sequences:
+            raise ValueError(
+                f"max_tokens_per_step ({max_tokens_per_step}) is less than max_running_sequences"
+                f" ({max_running_sequences}): not every running sequence could get a token"
+            )
+        self.cache = cache
+        self.waiting = WaitingQueue()
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+        self._max_tokens_per_step = max_tokens_per_step
+        self._max_running_sequences = max_running_sequences
+        self._policy = policy
+        self._watermark_blocks = int(cache.pool.num_blocks * WATERMARK)
+        self._num_following = 0
+        self._num_arrived = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running) or len(self.waiting) > 0
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.waiting) + self._num_following
+
+    @property
+    def num_outstanding_tokens(self) -> int:
+        running = sum(sequence.num_outstanding_tokens for sequence in self.running)
+        following = sum(f.num_outstanding_tokens for leader in self._leaders() for f in leader.followers)
+        return running + following + self.waiting.num_outstanding_tokens
+
+    # -- between steps ------------------------------------------------------------------------------------------
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence, with its followers behind it."""
+        self._num_arrived += 1
+        sequence.arrival = self._num_arrived
+        for follower in sequence.followers:
+            follower.arrival = self._num_arrived
+            follower.state = SequenceState.FOLLOWING
+        self._num_following += len(sequence.followers)
+        self.waiting.add(sequence)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Forget a sequence, whatever its state; its blocks are free at once. Followers get a new leader."""
+        if sequence.state is SequenceState.FINISHED:
+            return
+        if sequence.state is SequenceState.FOLLOWING:
+            leader = next(leader for leader in self._leaders() if sequence in leader.followers)
+            leader.followers.remove(sequence)
+            self._num_following -= 1
+        elif sequence.state is SequenceState.WAITING:
+            self.waiting.remove(sequence)
+        else:
+            self.running.remove(sequence)
+            self.cache.free(sequence)
+        self._promote_follower(sequence)
+        sequence.state = SequenceState.FINISHED
+
+    def _leaders(self) -> list[Sequence]:
+        if self._num_following == 0:
+            return []
+        return [sequence for sequence in (*self.running, *self.waiting) if sequence.followers]
+
+    def _promote_follower(self, leader: Sequence) -> None:
+        if leader.followers:
+            heir, *heir_followers = leader.followers
+            leader.followers = []
+            heir.followers = heir_followers
+            self._num_following -= 1
+            self.waiting.add(heir)
+
+    # -- one step -----------------------------------------------------------------------------------------------
+
+    def schedule(self) -> ScheduledBatch:
+        batch = ScheduledBatch()
+        admission_is_open = self._policy is SchedulingPolicy.CONTINUOUS or not self.running
+        self._schedule_running(batch)
+        if admission_is_open and not batch.preempted:
+            self._admit(batch)
+        self._fork_followers(batch)
+        return batch
+
+    def complete(self, batch: ScheduledBatch, sampled: list[SampledToken]) -> None:
+        """Take the step's results over: what is computed now, and the token each sampler drew.
+
+        Sequences that ended are the caller's to `finish`.
+        """
+        for item in batch.items:
+            num_computed_tokens = item.start + item.num_tokens
+            for sequence in {id(s): s for s in (item.sequence, *item.samplers)}.values():
+                sequence.num_computed_tokens = num_computed_tokens
+                self.cache.register_computed(sequence)
+        for token in sampled:
+            token.sequence.token_ids.append(token.token_id)
+
+    def finish(self, sequence: Sequence) -> None:
+        assert sequence.state is SequenceState.RUNNING
+        assert not sequence.followers
+        self.cancel(sequence)
+
+    def _schedule_running(self, batch: ScheduledBatch) -> None:
+        num_decodes_ahead = sum(1 for sequence in self.running if sequence.is_decoding)
+        index = 0
+        while index < len(self.running):
+            sequence = self.running[index]
+            if sequence.is_decoding:
+                num_decodes_ahead -= 1
+            budget = self._max_tokens_per_step - batch.num_tokens - num_decodes_ahead
+            num_tokens = min(sequence.num_uncomputed_tokens, budget)
+            if num_tokens < 1:
+                index += 1
+                continue
+            num_preempted = len(batch.preempted)
+            copies = self._make_room(sequence, sequence.num_computed_tokens + num_tokens, batch)
+            if copies is None:
+                break
+            batch.block_copies.update(copies)
+            self._put(batch, sequence, num_tokens)
+            index += 1
+            if len(batch.preempted) > num_preempted:
+                num_decodes_ahead = sum(1 for later in self.running[index:] if later.is_decoding)
+
+    def _make_room(self, sequence: Sequence, num_tokens: int, batch: ScheduledBatch) -> dict[int, int] | None:
+        """Blocks for the sequence, at the cost of the last ones in order; None when it was the last itself."""
+        while True:
+            try:
+                return self.cache.grow(sequence, num_tokens)
+            except BlocksExhausted:
+                victim = self.running[-1]
+                self._preempt(victim, batch)
+                if victim is sequence:
+                    return None
+
+    def _preempt(self, sequence: Sequence, batch: ScheduledBatch) -> None:
+        self.running.remove(sequence)
+        self.cache.free(sequence)
+        sequence.request.num_preemptions += 1
+        self.num_preemptions += 1
+        batch.preempted.append(sequence)
+        self.waiting.add(sequence)
+
+    def _admit(self, batch: ScheduledBatch) -> None:
+        promised_blocks = sum(
+            self.cache.missing_blocks(sequence, sequence.num_tokens) for sequence in self.running
+        )
+        while len(self.running) < self._max_running_sequences and (sequence := self.waiting.head()):
+            budget = self._max_tokens_per_step - batch.num_tokens
+            if budget < 1:
+                return
+            prefix = self.cache.find_prefix(sequence)
+            own_blocks = self.cache.blocks_for(sequence.num_tokens) - len(prefix)
+            watermark = self._watermark_blocks if self.running else 0
+            free_blocks = self.cache.pool.num_free - self.cache.count_cached_only(prefix)
+            if own_blocks + promised_blocks + watermark > free_blocks:
+                return
+            self._start(sequence, prefix)
+            num_tokens = min(sequence.num_uncomputed_tokens, budget)
+            self.cache.grow(sequence, sequence.num_computed_tokens + num_tokens)
+            promised_blocks += self.cache.missing_blocks(sequence, sequence.num_tokens)
+            self._put(batch, sequence, num_tokens)
+        self.running.sort(key=lambda sequence: sequence.order_key)
+
+    def _start(self, sequence: Sequence, prefix: list[int]) -> None:
+        self.waiting.remove(sequence)
+        self.cache.take_prefix(sequence, prefix)
+        sequence.state = SequenceState.RUNNING
+        sequence.request.cached_prompt_tokens = max(
+            sequence.request.cached_prompt_tokens,
+            min(sequence.num_computed_tokens, sequence.num_prompt_tokens),
+        )
+        self.running.append(sequence)
+
+    def _put(self, batch: ScheduledBatch, sequence: Sequence, num_tokens: int) -> None:
+        is_decode = sequence.is_decoding and sequence.num_output_tokens > 0
+        is_complete = num_tokens == sequence.num_uncomputed_tokens
+        batch.items.append(
+            ScheduledSequence(
+                sequence=sequence,
+                start=sequence.num_computed_tokens,
+                num_tokens=num_tokens,
+                samplers=(sequence,) if is_complete else (),
+                is_decode=is_decode,
+            )
+        )
+        if is_decode:
+            batch.num_decode_tokens += num_tokens
+        else:
+            batch.num_prefill_tokens += num_tokens
+
+    def _fork_followers(self, batch: ScheduledBatch) -> None:
+        """Where a shared prompt ends in this step, its followers start on the leader's blocks.
+
+        Last of all, when nobody can be preempted any more. Those without a place queue like anybody else.
+        """
+        for index, item in enumerate(batch.items):
+            if item.samplers and item.sequence.followers:
+                followers, item.sequence.followers = item.sequence.followers, []
+                self._num_following -= len(followers)
+                forked = tuple(f for f in followers if self._fork(item.sequence, f))
+                batch.items[index] = replace(item, samplers=(item.sequence, *forked))
+                self.running.sort(key=lambda sequence: sequence.order_key)
+
+    def _fork(self, leader: Sequence, follower: Sequence) -> bool:
+        has_place = len(self.running) < self._max_running_sequences
+        if not has_place or self.cache.pool.num_free <= self._watermark_blocks:
+            self.waiting.add(follower)
+            return False
+        self.cache.fork(leader, follower)
+        follower.state = SequenceState.RUNNING
+        self.running.append(follower)
+        return True
+
+    # -- proof --------------------------------------------------------------------------------------------------
+
+    def check_integrity(self) -> None:
+        self.cache.check_integrity(self.running)
+        assert all(sequence.state is SequenceState.RUNNING for sequence in self.running)
+        assert all(sequence.state is SequenceState.WAITING for sequence in self.waiting)
+        assert not any(sequence.block_ids for sequence in self.waiting), "a waiting sequence holds blocks"
+        assert len(self.running) <= self._max_running_sequences
+        assert self._num_following == sum(len(leader.followers) for leader in self._leaders())
+        assert self.waiting.num_outstanding_tokens == sum(s.num_outstanding_tokens for s in self.waiting)
+        if not self.running:
+            assert self.cache.pool.num_used == 0, "blocks are held though nobody runs"

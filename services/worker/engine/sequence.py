@@ -1,0 +1,103 @@
+"""One choice of one request while the engine works on it: its tokens, its blocks, how far it is.
+
+The engine's only long-lived mutable state. Knows no torch, no scheduler policy and no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from shared.contracts.sampling import SamplingParameters
+
+
+class SequenceState(Enum):
+    FOLLOWING = auto()
+    """Waits for a sibling to prefill their common prompt, then forks from it."""
+    WAITING = auto()
+    RUNNING = auto()
+    FINISHED = auto()
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class RequestProgress:
+    """What the choices of one request share."""
+
+    request_id: str
+    sampling: SamplingParameters
+    order: tuple[int, int, int, int]
+    cache_salt: str
+    ending_token_ids: frozenset[int]
+    """Tokens that end a choice with "stop": the model's end tokens unless ignored, and the caller's."""
+    submitted_ns: int
+    scheduled_ns: int = 0
+    first_token_ns: int = 0
+    last_token_ns: int = 0
+    cached_prompt_tokens: int = 0
+    num_preemptions: int = 0
+    sequences: dict[int, Sequence] = field(default_factory=dict)
+    """Choices that have not ended, by their index."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sequence:
+    """`token_ids` is prompt and output in one list; `num_computed_tokens` of them have their keys in the cache."""
+
+    request: RequestProgress
+    choice: int
+    seed: int
+    token_ids: list[int]
+    num_prompt_tokens: int
+    max_output_tokens: int
+    arrival: int = 0
+    state: SequenceState = SequenceState.WAITING
+    num_computed_tokens: int = 0
+    block_ids: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    """Hash chain over the full blocks of `token_ids`, as far as computed; survives a preemption."""
+    num_registered_blocks: int = 0
+    """Leading blocks already offered to the prefix cache."""
+    followers: list[Sequence] = field(default_factory=list)
+
+    @property
+    def order_key(self) -> tuple[tuple[int, int, int, int], int, int]:
+        return self.request.order, self.arrival, self.choice
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        return self.token_ids[self.num_prompt_tokens :]
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        """Only its newest token is to be computed."""
+        return self.num_computed_tokens == len(self.token_ids) - 1
+
+    @property
+    def num_outstanding_tokens(self) -> int:
+        """Tokens still to be computed if it runs to its limit."""
+        return self.num_prompt_tokens + self.max_output_tokens - self.num_computed_tokens
+
+    def finish_reason(self) -> str | None:
+        """Why it has ended after its newest token: `stop`, `length`, or None when it goes on."""
+        num_output_tokens = self.num_output_tokens
+        if (
+            num_output_tokens > 0
+            and num_output_tokens > self.request.sampling.min_tokens
+            and self.token_ids[-1] in self.request.ending_token_ids
+        ):
+            return "stop"
+        if num_output_tokens >= self.max_output_tokens:
+            return "length"
+        return None
