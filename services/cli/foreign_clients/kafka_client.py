@@ -6,6 +6,7 @@ an event loop use threads.
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -72,10 +73,18 @@ class ResultReader:
         while (left := deadline - time.monotonic()) > 0:
             for message in self._consumer.consume(500, timeout=min(left, 0.05)):
                 if message.error() is None:
-                    yield Result(value=message.value() or b"", headers=dict(message.headers() or ()))
+                    yield Result(value=message.value() or b"", headers=_headers(message))
 
     def close(self) -> None:
         self._consumer.close()
+
+
+def _headers(message: Message) -> dict[str, bytes | None]:
+    pairs = message.headers() or []
+    return {
+        name: value.encode() if isinstance(value, str) else value
+        for name, value in (pairs.items() if isinstance(pairs, dict) else pairs)
+    }
 
 
 def post(bootstrap_servers: str, topic: str, values: Sequence[bytes]) -> list[Receipt]:
@@ -93,9 +102,7 @@ def post(bootstrap_servers: str, topic: str, values: Sequence[bytes]) -> list[Re
         )
 
     for index, value in enumerate(values):
-        producer.produce(
-            topic, value=value, on_delivery=lambda error, message, index=index: acknowledged(index, error, message)
-        )
+        producer.produce(topic, value=value, on_delivery=functools.partial(acknowledged, index))
         producer.poll(0)
     producer.flush(30)
     if failures or len(receipts) < len(values):
