@@ -71,11 +71,7 @@ class FleetDirectory:
         return [seen.heartbeat for seen in self._workers.values()]
 
     def ready_workers(self, pool: str) -> list[Heartbeat]:
-        return [
-            worker
-            for worker in self.live_workers()
-            if worker.pool == pool and worker.state is WorkerState.READY
-        ]
+        return [worker for worker in self.live_workers() if worker.pool == pool and worker.state is WorkerState.READY]
 
     def pool_of(self, model: str) -> str:
         """The pool to ask for `model`. Raises `NoWorkerReady` (come back) or `UnknownModel` (never here)."""
@@ -106,18 +102,13 @@ class FleetDirectory:
             for name in worker.models:
                 known = found.get(name)
                 if known is None or worker.pool == self._default_pool != known.pool:
-                    found[name] = ServedModel(
-                        name=name, pool=worker.pool, max_model_tokens=worker.max_model_tokens
-                    )
+                    found[name] = ServedModel(name=name, pool=worker.pool, max_model_tokens=worker.max_model_tokens)
         return sorted(found.values(), key=lambda model: model.name)
 
     @property
     def is_heard(self) -> bool:
         """Some heartbeat came lately: the control topic reaches us."""
-        return (
-            self._last_heard_at is not None
-            and self._monotonic() - self._last_heard_at <= self._max_age_seconds
-        )
+        return self._last_heard_at is not None and self._monotonic() - self._last_heard_at <= self._max_age_seconds
 
     def _was_seen_lately(self, model: str) -> bool:
         seen_at = self._models_seen.get(model)

@@ -42,13 +42,9 @@ class GatewaySettings(ScopedSettings):
     stream_buffer_chunks: int = Field(
         default=256, ge=1, description="Chunks held for a slow reader; beyond it the log serves them."
     )
-    heartbeat_age_seconds: float = Field(
-        default=5, gt=0, description="A worker silent this long is not routed to."
-    )
+    heartbeat_age_seconds: float = Field(default=5, gt=0, description="A worker silent this long is not routed to.")
     model_memory_seconds: float = Field(
         default=900, ge=0, description="How long a model without workers is 503 instead of 404."
     )
-    drain_seconds: float = Field(
-        default=25, ge=0, description="How long open responses may run on after SIGTERM."
-    )
+    drain_seconds: float = Field(default=25, ge=0, description="How long open responses may run on after SIGTERM.")
     access_log: bool = Field(default=False, description="One log line per HTTP request.")
