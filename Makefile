@@ -49,8 +49,8 @@ format: setup  ## ruff format and fix
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-docs: setup  ## regenerate .env.example, docs/metrics.md, docs/errors.md, proto/README.md
-	$(BIN)/penstock docs
+docs: setup  ## regenerate .env.example and the documents that follow from the code
+	$(BIN)/python -m docs.generate
 
 clean:  ## remove the environment and the stack's data
 	rm -rf $(VENV) .penstock
