@@ -20,7 +20,6 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     OutOfOrderSequenceNumber,
     RecordListTooLargeError,
-    UnknownTopicOrPartitionError,
 )
 
 from shared.contracts.errors import BrokerUnavailable, OutcomeTooLarge
@@ -191,6 +190,3 @@ def _is_rejection(error: KafkaError) -> bool:
 async def _close(producer: AIOKafkaProducer) -> None:
     with contextlib.suppress(KafkaError, TimeoutError, OSError):
         await asyncio.wait_for(producer.stop(), _CLOSE_SECONDS)
-
-
-__all__ = ["RecordMetadata", "RecordProducer", "UnknownTopicOrPartitionError"]

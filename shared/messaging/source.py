@@ -25,6 +25,7 @@ from shared.contracts.errors import BrokerUnavailable
 from shared.messaging.assignment import sticky_assignor
 from shared.messaging.connection import connection_arguments
 from shared.messaging.deliveries import Delivery, DeliveryBook
+from shared.messaging.intake_room import IntakeRoom
 from shared.messaging.offset_tracker import decode_finished
 from shared.messaging.records import SourceRecord, source_record
 from shared.settings.kafka import KafkaSettings
@@ -75,9 +76,10 @@ class RequestSource:
         self._settings = settings
         self._group = group
         self._topics = tuple(topics)
-        self._high_marks = tuple(high_marks) if high_marks is not None else (high_mark,) * len(self._topics)
-        self._high_mark = high_mark
-        self._low_ratio = (low_mark if low_mark is not None else max(1, high_mark * 3 // 4)) / high_mark
+        self._room = IntakeRoom(
+            high_marks or (high_mark,) * len(self._topics),
+            low_ratio=0.75 if low_mark is None else low_mark / high_mark,
+        )
         self._client_id = client_id
         self._group_instance_id = group_instance_id
         self._poll_timeout_ms = poll_timeout_ms
@@ -89,7 +91,6 @@ class RequestSource:
         self._is_loaded = True
         self._is_paused_by_caller = False
         self._is_intake_stopped = False
-        self._is_topic_closed = [False] * len(self._topics)
         self._full_partitions: set[TopicPartition] = set()
         self._room_appeared = asyncio.Event()
         self._is_closing = False
@@ -174,7 +175,7 @@ class RequestSource:
     @property
     def _is_reading(self) -> bool:
         return self._is_loaded and not (
-            self._is_paused_by_caller or self._is_intake_stopped or all(self._is_topic_closed)
+            self._is_paused_by_caller or self._is_intake_stopped or self._room.is_all_closed
         )
 
     async def _poll_without_reading(self) -> None:
@@ -189,7 +190,7 @@ class RequestSource:
         consumer = self._consumer_or_fail()
         epoch, has_read = self._book.epoch, False
         for index, topic in enumerate(self._topics):
-            room = min(self._high_marks[index] - self._book.in_flight_count, self._max_records_per_poll)
+            room = min(self._room.room(index, self._book.in_flight_count), self._max_records_per_poll)
             partitions = self._open_partitions(topic)
             if room <= 0 or not partitions or self._book.epoch != epoch:
                 continue
@@ -201,7 +202,7 @@ class RequestSource:
             waited_for = [
                 partition
                 for index, topic in enumerate(self._topics)
-                if not self._is_topic_closed[index]
+                if not self._room.is_closed(index)
                 for partition in self._open_partitions(topic)
             ] or [_NO_PARTITION]
             batches = await consumer.getmany(*waited_for, timeout_ms=self._poll_timeout_ms, max_records=1)
@@ -229,23 +230,15 @@ class RequestSource:
                     deliveries.append(delivery)
             if self._book.fill_ratio(partition) >= _FULL_RATIO:
                 self._full_partitions.add(partition)
-        self._judge_room()
+        self._room.update(self._book.in_flight_count)
         for delivery in deliveries:
             pending = deliver(delivery)
             if pending is not None:
                 await pending
 
-    def _judge_room(self) -> None:
-        in_flight = self._book.in_flight_count
-        for index, mark in enumerate(self._high_marks):
-            if in_flight >= mark:
-                self._is_topic_closed[index] = True
-            elif in_flight <= mark * self._low_ratio:
-                self._is_topic_closed[index] = False
-
     def _record_done(self) -> None:
-        if any(self._is_topic_closed):
-            self._judge_room()
+        if self._room.is_any_closed:
+            self._room.update(self._book.in_flight_count)
             if self._is_reading:
                 self._room_appeared.set()
 
