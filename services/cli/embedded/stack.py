@@ -49,6 +49,8 @@ class EmbeddedStack:
         self.supervisor_urls: list[str] = []
         self.addresses = Addresses(kafka="", redis="", otlp_endpoint="")
         self.span_store = SpanStore(plan.data_dir / "spans.sqlite")
+        self.kafka_server: EmbeddedKafka | None = None
+        self.redis_server: EmbeddedRedis | None = None
         self._report = report
         self._exit = AsyncExitStack()
         self._tasks: dict[ServiceProcess, asyncio.Task[None]] = {}
@@ -119,12 +121,16 @@ class EmbeddedStack:
         receiver = await self._exit.enter_async_context(SpanReceiver(self.span_store))
         kafka, redis = plan.kafka, plan.redis
         if redis is None:
-            server = EmbeddedRedis(data_directory=plan.data_dir / "redis", port=choose_port(plan.redis_port))
-            redis = (await self._exit.enter_async_context(server)).url
+            self.redis_server = await self._exit.enter_async_context(
+                EmbeddedRedis(data_directory=plan.data_dir / "redis", port=choose_port(plan.redis_port))
+            )
+            redis = self.redis_server.url
             self._report(f"Redis listens on {redis}")
         if kafka is None:
-            broker = EmbeddedKafka(plan.data_dir / "kafka", port=choose_port(plan.kafka_port), progress=self._report)
-            kafka = (await self._exit.enter_async_context(broker)).bootstrap_servers
+            self.kafka_server = await self._exit.enter_async_context(
+                EmbeddedKafka(plan.data_dir / "kafka", port=choose_port(plan.kafka_port), progress=self._report)
+            )
+            kafka = self.kafka_server.bootstrap_servers
             self._report(f"Apache Kafka listens on {kafka}")
         self.addresses = Addresses(kafka=kafka, redis=redis, otlp_endpoint=receiver.endpoint)
 
