@@ -96,18 +96,20 @@ def curl(base_url: str, case: Case) -> Answer:
     return Answer(status=int(first.split()[1]), headers=headers, body=body.strip())
 
 
+def _shown_body(case: Case) -> str:
+    if case.shown_body is not None or case.body is None:
+        return case.shown_body or ""
+    return case.body if isinstance(case.body, str) else json.dumps(case.body)
+
+
 def row(case: Case, answer: Answer) -> str:
     error = json.loads(answer.body)["error"]
-    request = case.shown_body or (
-        case.body if isinstance(case.body, str) else json.dumps(case.body) if case.body else ""
-    )
-    shown = (
-        f"`{case.method} {case.path}` {f'`{request}`' if request else ''} {' '.join(f'`{h}`' for h in case.headers)}"
-    )
+    parts = [f"{case.method} {case.path}", _shown_body(case), *case.headers]
+    shown = " ".join(f"`{part}`" for part in parts if part)
     headers = "<br>".join(f"{name}: {answer.headers[name]}" for name in SHOWN_HEADERS if name in answer.headers)
     param = f"`{error['param']}`" if error["param"] else ""
     return (
-        f"| {case.title} | {shown.strip()} | {answer.status} | `{error['type']}` | `{error['code']}` | {param} "
+        f"| {case.title} | {shown} | {answer.status} | `{error['type']}` | `{error['code']}` | {param} "
         f"| {error['message']} | {headers} |"
     )
 
