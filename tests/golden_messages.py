@@ -1,0 +1,131 @@
+"""One message of each kind with every field away from its default; their bytes are in tests/golden/messages.json."""
+
+from shared.contracts import codec
+from shared.contracts.events import (
+    ChoiceResult,
+    ErrorBody,
+    FinishReason,
+    InferenceOutcome,
+    Outcome,
+    TokenLogprob,
+    Usage,
+)
+from shared.contracts.fleet import (
+    FleetCommand,
+    FleetCommandKind,
+    FleetEvent,
+    FleetEventKind,
+    Heartbeat,
+    WorkerState,
+)
+from shared.contracts.identifiers import Incarnation, RequestId, WorkerId
+from shared.contracts.requests import Cancellation, ChatMessage, InferenceRequest, Prompt, RequestKind
+from shared.contracts.sampling import SamplingParameters
+
+_ID = RequestId("0123456789abcdef0123456789abcdef")
+
+CHAT = InferenceRequest(
+    kind=RequestKind.CHAT,
+    model="smollm2",
+    messages=(ChatMessage(role="user", content="Grüße, 世界", name="anna"),),
+    sampling=SamplingParameters(
+        temperature=0.5,
+        top_p=0.9,
+        top_k=40,
+        min_p=0.05,
+        repetition_penalty=1.1,
+        frequency_penalty=-0.5,
+        presence_penalty=0.25,
+        seed=42,
+        n=2,
+        max_tokens=64,
+        min_tokens=3,
+        stop=("\n\n", "END"),
+        stop_token_ids=(2, 7),
+        ignore_eos=True,
+        logprobs=4,
+    ),
+    has_own_seed=True,
+    stream=True,
+    include_usage=True,
+    return_token_ids=True,
+)
+COMPLETION = InferenceRequest(
+    kind=RequestKind.COMPLETION,
+    model=None,
+    prompts=(Prompt(text="Once"), Prompt(token_ids=(1, 2, 300))),
+    sampling=SamplingParameters(),
+)
+OUTCOME = InferenceOutcome(
+    request_id=_ID,
+    outcome=Outcome.FAILED,
+    kind=RequestKind.COMPLETION,
+    model="smollm2",
+    created_seconds=1_764_000_000,
+    choices=(
+        ChoiceResult(
+            index=1,
+            text="upon",
+            token_ids=(5, 6),
+            finish_reason=FinishReason.LENGTH,
+            logprobs=(
+                TokenLogprob(token_id=5, text="up", logprob=-0.5, top=((5, "up", -0.5), (9, "on", -2.0))),
+            ),
+        ),
+    ),
+    usage=Usage(prompt_tokens=7, completion_tokens=2, cached_tokens=4),
+    error=ErrorBody(message="too long", type="invalid_request_error", code="invalid_request", param="prompt"),
+    return_token_ids=True,
+    wants_logprobs=True,
+)
+CANCELLATION = Cancellation(request_id=_ID, tenant="acme", reason="changed my mind")
+HEARTBEAT = Heartbeat(
+    worker_id=WorkerId("default-0"),
+    incarnation=Incarnation("default-0.abc"),
+    sequence_number=7,
+    sent_at_ms=1_764_000_000_500,
+    state=WorkerState.READY,
+    pool="default",
+    models=("smollm2",),
+    fingerprint="f00d",
+    max_model_tokens=2_048,
+    partitions=(("inference.requests.default.interactive", 3),),
+    running_requests=2,
+    waiting_requests=1,
+    max_running_requests=32,
+    kv_blocks_total=1_000,
+    kv_blocks_free=900,
+    kv_block_tokens=16,
+    output_tokens_per_second=99.5,
+    outstanding_tokens=128,
+    last_poll_age_ms=12,
+    oldest_unfinished_age_ms=340,
+    device="cpu",
+    dtype="bfloat16",
+    version="0.1.0",
+)
+FLEET_EVENT = FleetEvent(
+    kind=FleetEventKind.WORKER_LOST,
+    worker_id=WorkerId("default-0"),
+    incarnation=Incarnation("default-0.abc"),
+    occurred_at_ms=1_764_000_001_000,
+    detail="lease ended",
+)
+FLEET_COMMAND = FleetCommand(
+    kind=FleetCommandKind.DRAIN, worker_id=WorkerId("default-0"), issued_at_ms=5, reason="upgrade"
+)
+
+
+def _encode_cancellation(value: Cancellation) -> bytes:
+    return codec.encode_cancellation(value.request_id, value.tenant, value.reason)
+
+
+GOLDEN = {
+    "InferenceRequested chat": (CHAT, codec.encode_request, codec.decode_request),
+    "InferenceRequested completion": (COMPLETION, codec.encode_request, codec.decode_request),
+    "InferenceOutcome": (OUTCOME, codec.encode_outcome, codec.decode_outcome),
+    "Cancellation": (CANCELLATION, _encode_cancellation, codec.decode_cancellation),
+    "Heartbeat": (HEARTBEAT, codec.encode_heartbeat, codec.decode_heartbeat),
+    "FleetEvent": (FLEET_EVENT, codec.encode_fleet_event, codec.decode_fleet_event),
+    "FleetCommand": (FLEET_COMMAND, codec.encode_fleet_command, codec.decode_fleet_command),
+}
