@@ -15,7 +15,7 @@ from shared.tokenization.tokenizer import Tokenizer
 class IncrementalDetokenizer:
     """One choice's text. `push` and `finish` return what is new; joined, that is the choice's whole text.
 
-    `stopped` once a stop string is complete: the text is cut before it, `stop_string` says which it was.
+    `stopped` is the stop string that ended the text (the text is cut before it), None while there is none.
     `num_tokens` counts the tokens that were used, the one that completed the stop string included; later ones are
     ignored.
     """
@@ -27,11 +27,7 @@ class IncrementalDetokenizer:
         self.num_tokens = 0
 
     @property
-    def stopped(self) -> bool:
-        return self._stop is not None and self._stop.matched is not None
-
-    @property
-    def stop_string(self) -> str | None:
+    def stopped(self) -> str | None:
         return None if self._stop is None else self._stop.matched
 
     def push(self, token_ids: Iterable[int]) -> str:
@@ -62,3 +58,17 @@ class IncrementalDetokenizer:
         if self._stop.matched is not None:
             return ""
         return self._stop.push(self._decoder.flush()) + self._stop.flush()
+
+
+class NoTextDetokenizer:
+    """For a model without a tokenizer: its tokens have no text, so nothing is ever held back or stopped."""
+
+    @property
+    def stopped(self) -> None:
+        return None
+
+    def push(self, token_ids: Iterable[int]) -> str:
+        return ""
+
+    def finish(self) -> str:
+        return ""

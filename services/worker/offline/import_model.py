@@ -1,0 +1,47 @@
+"""Turns a GGUF file into the Hugging Face directory that workers load; `default` is the demo's SmolLM2.
+
+`python -P -m services.worker.offline.import_model default --out DIR`
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
+from services.worker.engine.checkpoints.gguf_import import default_model_gguf, import_gguf
+
+DEFAULT_MODEL = "default"
+
+
+def import_model(source: str, out: Path, *, console: Console | None = None) -> None:
+    """`source` is the path of a GGUF file or `default`. Raises CheckpointError."""
+    gguf = default_model_gguf() if source == DEFAULT_MODEL else Path(source)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console or Console(stderr=True)) as bar:
+        task = bar.add_task(f"Importing {gguf.name}", total=None)
+        import_gguf(gguf, out, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def _command(
+    source: Annotated[str, typer.Argument(help="A GGUF file, or `default` for SmolLM2-135M-Instruct.")],
+    out: Annotated[Path, typer.Option(help="The directory to write; it must not exist or be empty.")],
+) -> None:
+    """Import a GGUF file into a Hugging Face directory."""
+    console = Console(stderr=True)
+    try:
+        import_model(source, out, console=console)
+    except (CheckpointError, OSError) as error:
+        console.print(str(error), markup=False, highlight=False)
+        raise typer.Exit(2) from error
+    console.print(f"Imported into {out}", markup=False, highlight=False)
+
+
+def main() -> None:
+    typer.run(_command)
+
+
+if __name__ == "__main__":
+    main()
