@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from shared.contracts.fleet import FleetEvent, FleetEventKind, Heartbeat, WorkerState
+from shared.contracts.fleet import FleetEvent, FleetEventKind, Heartbeat
 from shared.contracts.identifiers import Incarnation, WorkerId
 
 _RETIRED_KEPT = 16

@@ -158,9 +158,15 @@ class Reassignment:
             await self._copies.send(
                 copy.topic, key=copy.request_id.encode(), value=copy.value, headers=copy.headers
             )
-        except (BrokerUnavailable, OutcomeTooLarge) as error:
+        except BrokerUnavailable as error:
             REASSIGNMENT_FAILURES.labels("copy-not-sent").inc()
             self._keep(copy, error)
+            return False
+        except OutcomeTooLarge as error:
+            # With the headers of a copy it is over the limit: Kafka's redelivery of the original has to do.
+            REASSIGNMENT_FAILURES.labels("copy-too-large").inc()
+            logger.error("record too large to be copied", request_id=copy.request_id, error=str(error))
+            self._unsent.pop(copy.request_id, None)
             return False
         self._unsent.pop(copy.request_id, None)
         REASSIGNED_REQUESTS.labels(copy.pool).inc()

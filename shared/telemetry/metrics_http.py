@@ -1,6 +1,6 @@
 """`GET /metrics` for whoever serves HTTP: a rendering function and an ASGI application around it.
 
-`application.add_route("/metrics", MetricsEndpoint())` mounts it in FastAPI or Starlette without a redirect.
+`application.router.routes.append(Route("/metrics", MetricsEndpoint()))` serves it in FastAPI without a redirect.
 Refuses to know the metrics; importing `shared.telemetry.metrics` declares them.
 """
 

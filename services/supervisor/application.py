@@ -1,0 +1,256 @@
+"""Wires the supervisor and runs its loops. The only place of the service that knows all of its parts.
+
+    heartbeats ──> FleetWatch <── leases, every 200 ms ──> lost incarnations ──> Reassignment (leader only)
+                       └──> fleet.events (leader only), GET /fleet
+
+Start order: HTTP, ledger loops, Kafka when it answers. Stop order: loops, resign, HTTP.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Protocol
+
+import structlog
+import uvicorn
+
+from services.supervisor.admin_api import Knowledge, build_admin_api
+from services.supervisor.failure_detector import DetectionRules, LeaseGrace
+from services.supervisor.fleet_watch import FleetWatch
+from services.supervisor.kafka_edge import KafkaEdge, OpenEdge, kafka_edge
+from services.supervisor.leadership import Elections, Leadership
+from services.supervisor.reassignment import Claims, Reassignment
+from services.supervisor.settings import SupervisorSettings
+from shared.contracts.errors import LedgerUnavailable
+from shared.contracts.fleet import FleetEvent, FleetEventKind
+from shared.contracts.identifiers import Incarnation, WorkerId, worker_of
+from shared.ledger.ledger import Ledger
+from shared.resilience.clock import Clock, SystemClock
+from shared.resilience.lifecycle import run_periodically, run_persistently
+from shared.settings.kafka import KafkaSettings
+from shared.settings.redis import RedisSettings
+from shared.telemetry.setup import default_instance
+
+logger = structlog.get_logger(__name__)
+
+LEDGER_STALE_SECONDS = 3.0
+_EVENTS_INTERVAL_SECONDS = 0.1
+
+
+class SupervisorLedger(Claims, Elections, Protocol):
+    """The part of the ledger that a supervisor uses. Every method raises LedgerUnavailable."""
+
+    async def lost_incarnations(self) -> list[Incarnation]: ...
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the service: uvicorn would end the process in the middle of the stop order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Supervisor:
+    """`await run(stopping)` once; `address` is known when it has started."""
+
+    def __init__(
+        self,
+        settings: SupervisorSettings,
+        *,
+        name: str,
+        ledger: SupervisorLedger,
+        open_edge: OpenEdge,
+        grace: LeaseGrace,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._open_edge = open_edge
+        self._clock = clock
+        self._name = name
+        self.watch = FleetWatch(
+            clock=clock,
+            rules=DetectionRules(
+                silent_after_seconds=settings.silent_after_seconds,
+                deaf_after_seconds=settings.silent_after_seconds / 2,
+            ),
+            kept_events=settings.kept_events,
+            forget_after_seconds=settings.forget_after_seconds,
+        )
+        self.leadership = Leadership(ledger, ttl_ms=settings.leader_ttl_ms, clock=clock)
+        self._grace = grace
+        self._looked_at: float | None = None
+        self._has_kafka = False
+        self._takeover_due = asyncio.Event()
+        self.address = ""
+
+    def problems(self) -> list[str]:
+        """Why `/readyz` says no."""
+        problems = []
+        now = self._clock.monotonic()
+        if self._looked_at is None or now - self._looked_at > LEDGER_STALE_SECONDS:
+            problems.append("the ledger has not answered lately")
+        if not self._has_kafka:
+            problems.append("Kafka is not connected yet")
+        return problems
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Until `stopping` is set. Nothing depends on a clean end; it only makes the next leader start sooner."""
+        async with self._serving():
+            logger.info("supervisor started", address=self.address)
+            async with asyncio.TaskGroup() as loops:
+                tasks = [loops.create_task(loop) for loop in self._loops()]
+                await stopping.wait()
+                for task in tasks:
+                    task.cancel()
+            with contextlib.suppress(LedgerUnavailable):
+                await self.leadership.resign()
+        logger.info("supervisor stopped")
+
+    def _loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        clock, settings = self._clock, self._settings
+        return (
+            run_periodically("leadership", settings.leader_ttl_ms / 3_000, self._campaign, clock=clock),
+            run_periodically("watch", settings.watch_interval_ms / 1_000, self.look, clock=clock),
+            run_persistently("kafka", self._work_with_kafka, clock=clock),
+        )
+
+    async def _campaign(self) -> None:
+        if await self.leadership.campaign():
+            self._note(FleetEventKind.SUPERVISOR_ELECTED, None, f"fence {self.leadership.fence}")
+
+    async def look(self) -> None:
+        """One look at the leases and one judgement. Raises LedgerUnavailable (silence is still judged)."""
+        started_at = self._clock.monotonic()
+        try:
+            lost = await self._ledger.lost_incarnations()
+        except LedgerUnavailable:
+            self.watch.judge(())
+            raise
+        self._looked_at = self._clock.monotonic()
+        is_trusted = self._grace.looked(started_at=started_at, now=self._looked_at)
+        self.watch.judge(lost if is_trusted else ())
+        if lost and is_trusted:
+            self._takeover_due.set()
+
+    async def _work_with_kafka(self) -> None:
+        try:
+            async with self._open_edge(self.watch.hear) as edge, asyncio.TaskGroup() as loops:
+                self._has_kafka = True
+                reassignment = Reassignment(
+                    self._ledger,
+                    edge.copies,
+                    edge.fetch_record,
+                    names=edge.names,
+                    cluster=edge.cluster,
+                    concurrency=self._settings.takeover_concurrency,
+                )
+                loops.create_task(
+                    run_persistently("takeover", lambda: self._take_over(reassignment), clock=self._clock)
+                )
+                loops.create_task(
+                    run_periodically(
+                        "events", _EVENTS_INTERVAL_SECONDS, lambda: self._publish(edge), clock=self._clock
+                    )
+                )
+        finally:
+            self._has_kafka = False
+
+    async def _take_over(self, reassignment: Reassignment) -> None:
+        """Whenever a look found lost incarnations that own requests: hand these on. Raises LedgerUnavailable."""
+        while True:
+            await self._takeover_due.wait()
+            self._takeover_due.clear()
+            if not self.leadership.is_leader:
+                continue
+            await reassignment.resend()
+            lost = sorted(self.watch.leaseless)
+            counts = await asyncio.gather(*map(reassignment.take_over, lost))
+            for incarnation, count in zip(lost, counts, strict=True):
+                if count:
+                    self._note(FleetEventKind.REQUESTS_REASSIGNED, incarnation, f"{count} requests")
+            if reassignment.num_unsent:
+                self._takeover_due.set()
+                await self._clock.sleep(self._settings.watch_interval_ms / 1_000)
+
+    async def _publish(self, edge: KafkaEdge) -> None:
+        """Tell the world, in order. Raises BrokerUnavailable; what was not told is told next time."""
+        if not self.leadership.is_leader:
+            self.watch.drop_unpublished()
+            return
+        while (event := self.watch.next_unpublished()) is not None:
+            await edge.publish_event(event)
+            self.watch.published(event)
+
+    def _note(self, kind: FleetEventKind, incarnation: Incarnation | None, detail: str) -> None:
+        worker_id = WorkerId(self._name) if incarnation is None else worker_of(incarnation)
+        self.watch.note(
+            FleetEvent(
+                kind=kind,
+                worker_id=worker_id,
+                incarnation=incarnation,
+                occurred_at_ms=self._clock.now_ms(),
+                detail=detail,
+            )
+        )
+
+    @asynccontextmanager
+    async def _serving(self) -> AsyncIterator[None]:
+        knowledge = Knowledge(
+            name=self._name,
+            watch=self.watch,
+            leadership=self.leadership,
+            clock=self._clock,
+            problems=self.problems,
+        )
+        listener = socket.create_server((self._settings.host, self._settings.port))
+        host, port = listener.getsockname()[:2]
+        self.address = f"http://{host}:{port}"
+        server = _Server(
+            uvicorn.Config(
+                build_admin_api(knowledge),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=2,
+            )
+        )
+        async with AsyncExitStack() as stack:
+            stack.callback(listener.close)
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            group.create_task(server.serve(sockets=[listener]))
+            try:
+                yield
+            finally:
+                server.should_exit = True
+
+
+@asynccontextmanager
+async def build_supervisor(
+    settings: SupervisorSettings,
+    kafka: KafkaSettings,
+    redis: RedisSettings,
+    *,
+    clock: Clock | None = None,
+    ledger: SupervisorLedger | None = None,
+    open_edge: OpenEdge | None = None,
+) -> AsyncIterator[Supervisor]:
+    """A supervisor with everything it needs; what is None is the real thing, opened and closed here."""
+    name = settings.name or default_instance()
+    async with AsyncExitStack() as stack:
+        if ledger is None:
+            ledger = await stack.enter_async_context(Ledger(redis))
+        yield Supervisor(
+            settings,
+            name=name,
+            ledger=ledger,
+            open_edge=open_edge or kafka_edge(kafka, client_id=f"penstock-supervisor-{name}"),
+            grace=LeaseGrace(
+                longest_gap_seconds=redis.lease_ttl_ms / 1_000,
+                grace_seconds=2 * redis.lease_refresh_ms / 1_000,
+            ),
+            clock=clock or SystemClock(),
+        )

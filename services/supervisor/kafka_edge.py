@@ -1,0 +1,58 @@
+"""The supervisor's connections to Kafka: heartbeats in, events and copies out, records by their coordinates.
+
+Refuses to decide anything. Entering fails with BrokerUnavailable while no broker answers; inside, the clients
+reconnect by themselves.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+from services.supervisor.reassignment import Copies, FetchRecord
+from shared.contracts.fleet import FleetEvent, Heartbeat
+from shared.contracts.topics import TopicNames
+from shared.messaging.admin import cluster_id
+from shared.messaging.broker import ControlBroker
+from shared.messaging.lookup import RecordLookup
+from shared.messaging.producer import RecordProducer
+from shared.settings.kafka import KafkaSettings
+
+Hear = Callable[[Heartbeat], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaEdge:
+    names: TopicNames
+    cluster: str
+    copies: Copies
+    fetch_record: FetchRecord
+    publish_event: Callable[[FleetEvent], Awaitable[None]]
+
+
+OpenEdge = Callable[[Hear], AbstractAsyncContextManager[KafkaEdge]]
+
+
+def kafka_edge(settings: KafkaSettings, *, client_id: str) -> OpenEdge:
+    """What opens the edge: given who hears the heartbeats, a context with the edge in it."""
+
+    @asynccontextmanager
+    async def open_edge(hear: Hear) -> AsyncIterator[KafkaEdge]:
+        async def listen(heartbeat: Heartbeat) -> None:
+            hear(heartbeat)
+
+        control = ControlBroker(settings, client_id=client_id)
+        control.on_heartbeat(listen)
+        async with (
+            control,
+            RecordProducer(settings, client_id=f"{client_id}-copies") as copies,
+            RecordLookup(settings, client_id=f"{client_id}-lookup") as lookup,
+        ):
+            yield KafkaEdge(
+                names=settings.topic_names,
+                cluster=await cluster_id(settings),
+                copies=copies,
+                fetch_record=lookup.fetch,
+                publish_event=control.publish_event,
+            )
+
+    return open_edge
