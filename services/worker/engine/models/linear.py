@@ -17,7 +17,7 @@ def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     if (
         weight.device.type == "cpu"
         and weight.dtype == torch.bfloat16
-        and torch.backends.mkldnn.is_available()
+        and torch._C._has_mkldnn
     ):
         return PackedLinear(weight, bias)
     return PlainLinear(weight, bias)

@@ -4,6 +4,7 @@ Sources: Keskar et al. 2019 (repetition, over prompt and output); OpenAI's API (
 """
 
 import math
+from collections import Counter
 
 import torch
 
@@ -25,12 +26,14 @@ def apply_penalties(logits: torch.Tensor, sequences: list[Sequence]) -> None:
 
 
 def _repetition(logits: torch.Tensor, token_ids: list[int], penalty: float) -> None:
-    seen = torch.tensor(token_ids, device=logits.device).unique()
+    seen = torch.tensor(sorted(set(token_ids)), device=logits.device)
     values = logits[seen]
     logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
 
 
 def _frequency(logits: torch.Tensor, token_ids: list[int], frequency: float, presence: float) -> None:
     if token_ids:
-        seen, counts = torch.tensor(token_ids, device=logits.device).unique(return_counts=True)
+        occurrences = Counter(token_ids)
+        seen = torch.tensor(list(occurrences), device=logits.device)
+        counts = torch.tensor(list(occurrences.values()), device=logits.device)
         logits[seen] -= frequency * counts + presence
