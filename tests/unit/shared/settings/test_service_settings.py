@@ -1,0 +1,77 @@
+"""Settings are read strictly: a misspelt variable is an error that names the right one."""
+
+import pytest
+from pydantic import Field, ValidationError
+
+from shared.settings.kafka import KafkaSettings
+from shared.settings.service_settings import (
+    ScopedSettings,
+    UnknownSetting,
+    reject_unknown_variables,
+    scoped,
+    variable_names,
+)
+
+
+class PumpSettings(ScopedSettings):
+    model_config = scoped("GATEWAY")
+
+    flow_limit: int = Field(default=3, description="Litres.")
+    valve: str = Field(default="open", description="Open or shut.")
+
+
+def test_a_variable_of_the_scope_sets_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_GATEWAY_FLOW_LIMIT", "7")
+    assert PumpSettings().flow_limit == 7
+
+
+def test_settings_never_change_once_read() -> None:
+    with pytest.raises(ValidationError):
+        PumpSettings().flow_limit = 9
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        PumpSettings(presure=1)  # type: ignore[call-arg]
+
+
+def test_every_variable_is_named_with_its_scope() -> None:
+    assert list(variable_names(PumpSettings)) == ["PENSTOCK_GATEWAY_FLOW_LIMIT", "PENSTOCK_GATEWAY_VALVE"]
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("PENSTOCK_GATEWAY_FLOW_LIMT", "PENSTOCK_GATEWAY_FLOW_LIMIT"),
+        ("PENSTOCK_GATEWY_FLOW_LIMIT", "PENSTOCK_GATEWAY_FLOW_LIMIT"),
+        ("PENSTOCK_FLOW_LIMIT", "PENSTOCK_GATEWAY_FLOW_LIMIT"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_right_name(misspelt: str, meant: str) -> None:
+    with pytest.raises(UnknownSetting, match=rf"{misspelt}; did you mean {meant}\?"):
+        reject_unknown_variables({misspelt: "7"}, PumpSettings)
+
+
+def test_other_services_variables_and_foreign_ones_are_none_of_ours() -> None:
+    reject_unknown_variables(
+        {"PENSTOCK_WORKER_NAME": "w", "PATH": "/bin", "PENSTOCK_GATEWAY_VALVE": "shut"}, PumpSettings
+    )
+
+
+def test_a_shared_scope_is_checked_when_the_service_reads_it() -> None:
+    with pytest.raises(UnknownSetting, match="did you mean PENSTOCK_KAFKA_BOOTSTRAP_SERVERS"):
+        reject_unknown_variables({"PENSTOCK_KAFKA_BOOTSTRAP_SERVER": "h:1"}, PumpSettings, KafkaSettings)
+
+
+def test_a_name_like_nothing_is_refused_without_a_guess() -> None:
+    with pytest.raises(UnknownSetting) as refusal:
+        reject_unknown_variables({"PENSTOCK_XQZ": "1"}, PumpSettings)
+    assert str(refusal.value) == "unknown setting PENSTOCK_XQZ"
+
+
+def test_prefixes_of_topics_and_groups_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_KAFKA_TOPIC_PREFIX", "team-a.")
+    monkeypatch.setenv("PENSTOCK_KAFKA_GROUP_PREFIX", "a-")
+    names = KafkaSettings().topic_names
+    assert names.results == "team-a.inference.results"
+    assert names.worker_group("default") == "a-penstock-workers-default"
