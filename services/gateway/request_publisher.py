@@ -22,6 +22,8 @@ from shared.telemetry import spans
 from shared.telemetry.metrics import GATEWAY_PUBLISH
 from shared.telemetry.propagation import inject
 
+_FAILURE_MEMORY_MS = 5_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
@@ -56,6 +58,12 @@ class RequestPublisher:
         self._directory = directory
         self._router = router
         self._now_ms = now_ms
+        self._failed_at_ms: int | None = None
+
+    @property
+    def has_failed_lately(self) -> bool:
+        """The last publication failed, and that is not long ago: the next one may work."""
+        return self._failed_at_ms is not None and self._now_ms() - self._failed_at_ms < _FAILURE_MEMORY_MS
 
     async def publish(self, publication: Publication) -> None:
         topic = self._names.requests(publication.pool, publication.lane)
@@ -75,7 +83,9 @@ class RequestPublisher:
                 headers=self._headers(publication, set_span_in_context(span, publication.trace_context)),
                 partition=partition,
             )
+            self._failed_at_ms = None
         except PlatformError as error:
+            self._failed_at_ms = self._now_ms()
             spans.set_error(span, error.code, error.message)
             raise
         finally:

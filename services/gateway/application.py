@@ -1,0 +1,256 @@
+"""Wires the gateway. The only place where its parts meet; what has a lifetime lives on one AsyncExitStack.
+
+`build_gateway` makes the FastAPI application; real things are built in its lifespan where none were handed in.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from services.gateway.abandonment import Abandonments
+from services.gateway.admission import Admission
+from services.gateway.authentication import Authenticator, parse_api_keys
+from services.gateway.error_responses import error_response, routing_error_response
+from services.gateway.fleet_directory import FleetDirectory
+from services.gateway.following import Followings
+from services.gateway.gateway import Gateway
+from services.gateway.http_boundary import HttpBoundary, exchange_of
+from services.gateway.openapi_document import openapi_document
+from services.gateway.ports import GatewayLedger, RequestProducer
+from services.gateway.readiness import Readiness, Vitals
+from services.gateway.request_publisher import RequestPublisher
+from services.gateway.routes import inference, models, probes, requests
+from services.gateway.routing import PartitionRouter
+from services.gateway.settings import GatewaySettings
+from services.gateway.stream_router import StreamRouter
+from services.gateway.stream_shapes import RequestLookup, StreamShapes
+from services.gateway.submission import Submissions
+from shared.contracts.errors import PlatformError
+from shared.contracts.fleet import Heartbeat
+from shared.contracts.requests import Coordinates, InferenceRequest
+from shared.ledger.ledger import Ledger
+from shared.messaging.broker import control_broker
+from shared.messaging.lookup import fetch_record
+from shared.messaging.producer import RecordProducer
+from shared.openai.decoding import decode_value
+from shared.openai.envelope import read_envelope
+from shared.resilience.clock import Clock, SystemClock
+from shared.resilience.lifecycle import run_periodically, run_persistently
+from shared.settings.kafka import KafkaSettings
+from shared.settings.redis import RedisSettings
+
+logger = structlog.get_logger(__name__)
+
+_TICKS_PER_SILENCE = 4
+_SLOWEST_TICK_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What tests hand in instead of real things. `observe_fleet` gets the directory's ear for heartbeats."""
+
+    ledger: GatewayLedger | None = None
+    producer: RequestProducer | None = None
+    lookup: RequestLookup | None = None
+    clock: Clock | None = None
+    hears_fleet: bool = True
+
+
+def build_gateway(
+    settings: GatewaySettings,
+    *,
+    kafka: KafkaSettings,
+    redis: RedisSettings,
+    parts: Parts | None = None,
+) -> FastAPI:
+    given = parts or Parts()
+
+    @asynccontextmanager
+    async def lifespan(application: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            gateway = await _assemble(stack, settings, kafka, redis, given)
+            application.state.gateway = gateway
+            async with _loops(gateway):
+                logger.info("gateway ready to listen", channel=gateway.followings.channel)
+                yield
+
+    application = FastAPI(
+        title="Penstock", description="OpenAI-compatible inference on Kafka.", version="1", lifespan=lifespan
+    )
+    application.state.topic_names = kafka.topic_names
+    for module in (inference, requests, models, probes):
+        application.include_router(module.router)
+    application.add_exception_handler(PlatformError, _refuse)
+    application.add_exception_handler(HTTPException, _misrouted)
+    application.add_middleware(HttpBoundary)
+    application.openapi = lambda: openapi_document(application)  # type: ignore[method-assign]
+    return application
+
+
+async def _assemble(
+    stack: AsyncExitStack, settings: GatewaySettings, kafka: KafkaSettings, redis: RedisSettings, given: Parts
+) -> Gateway:
+    """Entered in this order, left in the reverse one: streams first, then the fleet's ear, Kafka, Redis."""
+    clock = given.clock or SystemClock()
+    name = settings.name or uuid.uuid4().hex[:12]
+    channel = f"gateway-{name}-{uuid.uuid4().hex[:8]}"
+    ledger = given.ledger
+    if ledger is None:
+        ledger = await stack.enter_async_context(Ledger(redis))
+    producer = given.producer
+    if producer is None:
+        producer = await stack.enter_async_context(RecordProducer(kafka, client_id=f"penstock-{channel}"))
+    directory = FleetDirectory(
+        max_age_seconds=settings.heartbeat_age_seconds,
+        model_memory_seconds=settings.model_memory_seconds,
+        default_pool=settings.default_pool,
+        monotonic=clock.monotonic,
+    )
+    if given.hears_fleet:
+        await _hear_fleet(stack, directory, kafka, channel)
+    keys = None if settings.api_keys is None else settings.api_keys.get_secret_value()
+    authenticator = Authenticator(parse_api_keys(keys), default_tenant=settings.default_tenant)
+    followings = _followings(settings, ledger, channel, clock)
+    publisher = RequestPublisher(
+        producer,
+        names=kafka.topic_names,
+        directory=directory,
+        router=PartitionRouter(),
+        now_ms=clock.now_ms,
+    )
+    shapes = StreamShapes(given.lookup or _lookup(kafka))
+    vitals = Vitals()
+    return Gateway(
+        settings=settings,
+        clock=clock,
+        ledger=ledger,
+        directory=directory,
+        authenticator=authenticator,
+        submissions=Submissions(
+            ledger=ledger,
+            publisher=publisher,
+            authenticator=authenticator,
+            directory=directory,
+            admission=Admission(max_outstanding_requests=settings.max_outstanding_requests, monotonic=clock.monotonic),
+            followings=followings,
+            shapes=shapes,
+            clock=clock,
+            default_deadline_seconds=settings.default_deadline_seconds,
+        ),
+        followings=followings,
+        shapes=shapes,
+        readiness=Readiness(
+            ledger=ledger,
+            publisher=publisher,
+            directory=directory,
+            vitals=vitals,
+            default_pool=settings.default_pool,
+        ),
+        vitals=vitals,
+    )
+
+
+def _followings(settings: GatewaySettings, ledger: GatewayLedger, channel: str, clock: Clock) -> Followings:
+    return Followings(
+        ledger=ledger,
+        channel=channel,
+        router=StreamRouter(buffer_chunks=settings.stream_buffer_chunks, monotonic=clock.monotonic),
+        abandonments=Abandonments(
+            ledger, channel=channel, grace_seconds=settings.grace_seconds, monotonic=clock.monotonic
+        ),
+        clock=clock,
+        silence_seconds=settings.silence_seconds,
+    )
+
+
+async def _hear_fleet(stack: AsyncExitStack, directory: FleetDirectory, kafka: KafkaSettings, channel: str) -> None:
+    broker = control_broker(kafka, client_id=f"penstock-{channel}")
+
+    async def hear(heartbeat: Heartbeat) -> None:
+        directory.observe(heartbeat)
+
+    broker.on_heartbeat(hear)
+    await stack.enter_async_context(broker)
+
+
+def _lookup(kafka: KafkaSettings) -> RequestLookup:
+    async def look_up(pool: str, where: Coordinates) -> InferenceRequest | None:
+        record = await fetch_record(kafka, where.topic, where.partition, where.offset)
+        if record is None:
+            return None
+        envelope = read_envelope(record, names=kafka.topic_names, pool=pool, cluster=kafka.cluster)
+        return decode_value(envelope, record.value)
+
+    return look_up
+
+
+@asynccontextmanager
+async def _loops(gateway: Gateway) -> AsyncIterator[None]:
+    """The channel's listener and the tick. Should one ever end, /livez says so: somebody starts us again."""
+    listening = asyncio.Event()
+
+    async def listen() -> None:
+        try:
+            async with gateway.ledger.listen(gateway.followings.channel) as batches:
+                gateway.vitals.is_listening = True
+                listening.set()
+                async for batch in batches:
+                    gateway.followings.router.dispatch(batch)
+        finally:
+            gateway.vitals.is_listening = False
+
+    async def tick() -> None:
+        gateway.followings.router.wake_quiet(gateway.settings.silence_seconds)
+        await gateway.followings.abandonments.sweep()
+
+    tick_seconds = min(gateway.settings.silence_seconds / _TICKS_PER_SILENCE, _SLOWEST_TICK_SECONDS)
+    clock = SystemClock()
+    tasks = [
+        _start("listener", gateway, lambda: run_persistently("listener", listen, clock=clock)),
+        _start("tick", gateway, lambda: run_periodically("tick", tick_seconds, tick, clock=clock)),
+    ]
+    try:
+        await _first(listening)
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _start(name: str, gateway: Gateway, loop: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    async def run() -> None:
+        try:
+            await loop()
+        finally:
+            gateway.vitals.dead_loops.append(name)
+
+    # Not a TaskGroup: its failure would cancel the lifespan under open responses; /livez tells instead.
+    return asyncio.create_task(run(), name=f"gateway {name}")
+
+
+async def _first(event: asyncio.Event) -> None:
+    """Subscribed before the first request, when Redis is there; without it we start all the same and say 503."""
+    try:
+        await asyncio.wait_for(event.wait(), 3.0)
+    except TimeoutError:
+        logger.warning("the ledger's channel is not subscribed yet")
+
+
+async def _refuse(request: Request, error: Any) -> Response:
+    exchange_of(request.scope).error_code = error.code
+    return error_response(error)
+
+
+async def _misrouted(request: Request, error: Any) -> Response:
+    return routing_error_response(
+        error.status_code, method=request.method, path=request.url.path, headers=dict(error.headers or {})
+    )
