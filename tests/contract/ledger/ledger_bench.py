@@ -71,9 +71,7 @@ class Bench:
         )
 
 
-def chunk(
-    position: int, *token_ids: int, choice: int = 0, text: str = "", finish: FinishReason | None = None
-) -> Chunk:
+def chunk(position: int, *token_ids: int, choice: int = 0, text: str = "", finish: FinishReason | None = None) -> Chunk:
     return Chunk(
         choice=choice, position=position, token_ids=token_ids, text=text or f"<{position}>", finish_reason=finish
     )
