@@ -166,8 +166,8 @@ def _subclasses(root: type[PlatformError]) -> list[type[PlatformError]]:
 
 
 def error_classes() -> dict[str, type[PlatformError]]:
-    """Every class of the tree by its code, grouping classes included."""
-    return {error.code: error for error in _subclasses(PlatformError)}
+    """Every class of the tree above by its code, grouping classes included."""
+    return {error.code: error for error in _subclasses(PlatformError) if error.__module__ == __name__}
 
 
 def error_type(blame: Blame, code: str) -> str:

@@ -25,7 +25,7 @@ def test_every_class_has_a_code_of_its_own() -> None:
 
 
 def test_the_drawing_names_every_class_and_no_other() -> None:
-    drawn = set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", (errors.__doc__ or "").split("The HTTP status")[0]))
+    drawn = set(re.findall(r"(?:[├└]── |^    )([A-Z]\w+)", (errors.__doc__ or ""), re.MULTILINE))
     assert drawn == {cls.__name__ for cls in all_classes()}
 
 

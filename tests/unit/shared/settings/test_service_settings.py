@@ -63,10 +63,10 @@ def test_a_shared_scope_is_checked_when_the_service_reads_it() -> None:
         reject_unknown_variables({"PENSTOCK_KAFKA_BOOTSTRAP_SERVER": "h:1"}, PumpSettings, KafkaSettings)
 
 
-def test_a_name_like_nothing_is_refused_without_a_guess() -> None:
+def test_a_name_unlike_all_others_is_refused_without_a_guess() -> None:
     with pytest.raises(UnknownSetting) as refusal:
-        reject_unknown_variables({"PENSTOCK_XQZ": "1"}, PumpSettings)
-    assert str(refusal.value) == "unknown setting PENSTOCK_XQZ"
+        reject_unknown_variables({"PENSTOCK_" + 60 * "Q": "1"}, PumpSettings)
+    assert "did you mean" not in str(refusal.value)
 
 
 def test_prefixes_of_topics_and_groups_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
