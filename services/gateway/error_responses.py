@@ -13,6 +13,7 @@ from shared.contracts.events import ErrorBody
 
 HTTP_STATUS: dict[str, int] = {
     "platform_error": 500,
+    "request_error": 400,
     "invalid_request": 400,
     "context_length_exceeded": 400,
     "model_not_found": 404,

@@ -50,6 +50,7 @@ class PlatformError(Exception):
 
 
 class RequestError(PlatformError):
+    code = "request_error"
     blame = Blame.CALLER
 
 
