@@ -22,9 +22,10 @@ from faststream.kafka.message import KafkaMessage
 
 from shared.contracts import codec
 from shared.contracts.errors import BrokerUnavailable, PlatformError, PoisonMessage
-from shared.contracts.fleet import Cancellation, FleetCommand, FleetEvent, Heartbeat
+from shared.contracts.fleet import FleetCommand, FleetEvent, Heartbeat
 from shared.contracts.headers import CONTENT_TYPE
 from shared.contracts.identifiers import RequestId
+from shared.contracts.requests import Cancellation
 from shared.messaging.producer import RecordProducer
 from shared.messaging.security import security_of
 from shared.settings.kafka import KafkaSettings

@@ -53,8 +53,8 @@ class RecordLookup:
     async def fetch(self, topic: str, partition: int, offset: int) -> SourceRecord | None:
         """None when the record is no longer there (or never was). Raises BrokerUnavailable."""
         try:
-            async with self._lock:
-                return await asyncio.wait_for(self._fetch(topic, partition, offset), self._timeout_seconds)
+            async with self._lock, asyncio.timeout(self._timeout_seconds):
+                return await self._fetch(topic, partition, offset)
         except (KafkaError, OSError, TimeoutError) as error:
             raise BrokerUnavailable(f"cannot read {topic}[{partition}]@{offset}: {error!r}") from error
 

@@ -166,7 +166,8 @@ class RecordProducer:
             **connection_arguments(self._settings),
         )
         try:
-            await asyncio.wait_for(producer.start(), self._timeout_seconds)
+            async with asyncio.timeout(self._timeout_seconds):
+                await producer.start()
         except (KafkaError, OSError) as error:
             await _close(producer)
             raise BrokerUnavailable(f"no broker answers at {self._settings.bootstrap_servers}") from error
@@ -189,4 +190,5 @@ def _is_rejection(error: KafkaError) -> bool:
 
 async def _close(producer: AIOKafkaProducer) -> None:
     with contextlib.suppress(KafkaError, TimeoutError, OSError):
-        await asyncio.wait_for(producer.stop(), _CLOSE_SECONDS)
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await producer.stop()

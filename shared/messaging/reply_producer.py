@@ -60,9 +60,8 @@ class ReplyProducer:
         if is_reserved(topic, self._names):
             raise InvalidRequest(f"{topic!r} is not a topic for replies", param=REPLY_TO)
         try:
-            return await asyncio.wait_for(
-                self._send(topic, key=key, value=value, headers=headers), self._timeout_seconds
-            )
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self._send(topic, key=key, value=value, headers=headers)
         except TimeoutError as error:
             raise BrokerUnavailable(f"no acknowledgement from reply topic {topic!r}") from error
 

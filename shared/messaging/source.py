@@ -144,7 +144,8 @@ class RequestSource:
         assert self._consumer is not None
         assert self._admin is not None
         with contextlib.suppress(KafkaError, TimeoutError, OSError):
-            await asyncio.wait_for(self._consumer.stop(), _STOP_SECONDS)
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._consumer.stop()
         await self._admin.close()
 
     # ------------------------------------------------------------------ polling
@@ -183,7 +184,8 @@ class RequestSource:
         self._room_appeared.clear()
         await self._consumer_or_fail().getmany(_NO_PARTITION, timeout_ms=0)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._room_appeared.wait(), self._poll_timeout_ms / 1000)
+            async with asyncio.timeout(self._poll_timeout_ms / 1000):
+                await self._room_appeared.wait()
 
     async def _read(self, deliver: Deliver) -> None:
         """Drain what is buffered, topic by topic in order of priority; wait for more only if there was nothing."""
@@ -289,14 +291,15 @@ class RequestSource:
     # ------------------------------------------------------------------ commits
 
     async def _commit_regularly(self) -> None:
-        while True:
+        while not self._is_closing:
             await asyncio.sleep(self._commit_interval_seconds)
             await self.commit_now()
 
     async def commit_now(self) -> None:
         """Commit what changed. A failure is logged: the next commit carries the same and more."""
         try:
-            await asyncio.wait_for(self._commit(), _COMMIT_SECONDS)
+            async with asyncio.timeout(_COMMIT_SECONDS):  # `wait_for` may swallow a cancellation in Python 3.11
+                await self._commit()
         except TimeoutError:
             _LOG.warning("commit not answered", group=self._group)
         except CommitFailedError:
