@@ -107,14 +107,13 @@ class EngineClient:
     def __init__(
         self,
         config: EngineProcessConfig,
-        listener: EngineListener,
         *,
         restarts: RestartPolicy | None = None,
         watchdog: WatchdogLimits | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._config = config
-        self._listener = listener
+        self._listener: EngineListener | None = None
         self._restarts = restarts or RestartPolicy()
         self._watchdog = watchdog or WatchdogLimits()
         self._environment = dict(os.environ if environment is None else environment)
@@ -155,15 +154,16 @@ class EngineClient:
         """Nothing more is expected of this request: the engine ended its last choice."""
         self._outstanding.discard(request_id)
 
-    async def run(self) -> None:
+    async def run(self, listener: EngineListener) -> None:
         """Keep an engine alive until `close`. Raises `EngineFailed` when it died too often."""
+        self._listener = listener
         while not self._is_closing:
             reason = await self._live_once()
             if self._is_closing:
                 return
             self.num_restarts += 1
             _log.error("engine_lost", reason=reason, restarts=self.num_restarts)
-            self._listener.engine_lost(reason)
+            listener.engine_lost(reason)
             await asyncio.sleep(self._next_delay(reason))
 
     def _next_delay(self, reason: str) -> float:
@@ -261,6 +261,7 @@ class EngineClient:
 
     def _hear(self, message: Message) -> None:
         self._silent_since = asyncio.get_running_loop().time()
+        assert self._listener is not None
         if isinstance(message, StepResult):
             self._listener.step_finished(message)
         elif isinstance(message, EngineReady):

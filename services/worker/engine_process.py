@@ -47,12 +47,11 @@ class SteppingEngine(Protocol):
         ...
 
 
-class EngineProcessConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EngineProcessConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The command line's JSON. Exactly one of `real` and `null` is set."""
 
     real: EngineConfig | None = None
     null: NullEngineConfig | None = None
-    served_model_name: str = ""
     niceness: int = 5
 
 

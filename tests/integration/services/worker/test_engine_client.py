@@ -74,8 +74,8 @@ async def running(
     watchdog: WatchdogLimits | None = None,
 ) -> AsyncIterator[tuple[EngineClient, Recorder, "asyncio.Task[None]"]]:
     recorder = Recorder()
-    client = EngineClient(config, recorder, restarts=restarts, watchdog=watchdog)
-    task = asyncio.create_task(client.run())
+    client = EngineClient(config, restarts=restarts, watchdog=watchdog)
+    task = asyncio.create_task(client.run(recorder))
     try:
         await recorder.until(lambda: bool(recorder.ready) or task.done())
         yield client, recorder, task
@@ -179,9 +179,9 @@ async def test_a_cancelled_request_yields_no_more_tokens() -> None:
 async def test_an_engine_that_cannot_load_says_why() -> None:
     broken = EngineProcessConfig(null=None, real=None)
     recorder = Recorder()
-    client = EngineClient(broken, recorder, restarts=RestartPolicy(first_delay_seconds=0.01, max_restarts=0))
+    client = EngineClient(broken, restarts=RestartPolicy(first_delay_seconds=0.01, max_restarts=0))
     with pytest.raises(EngineFailed, match="neither a real nor a null engine"):
-        await asyncio.wait_for(client.run(), 60)
+        await asyncio.wait_for(client.run(recorder), 60)
     assert "neither a real nor a null engine" in recorder.lost[0]
     await client.close()
 
@@ -198,7 +198,7 @@ class Listener:
     def engine_lost(self, reason): pass
 
 config = EngineProcessConfig(null=NullEngineConfig(vocabulary=(1, 2)))
-asyncio.run(EngineClient(config, Listener()).run())
+asyncio.run(EngineClient(config).run(Listener()))
 """
 
 

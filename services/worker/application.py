@@ -1,0 +1,319 @@
+"""Wires one worker and lives its life: start, run, drain. The only module that knows all parts.
+
+    async with build_worker(settings, kafka, redis) as worker:
+        exit_status = await worker.run(stopping)
+
+Order of a life: lease and heartbeats first, then the engine loads, then the group is joined: partitions are never
+held by a worker that cannot work on them. The way down is `drain`.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from services.worker.connections import Connections
+from services.worker.engine_setup import engine_client, load_tokenizer, served_model_name
+from services.worker.health import HealthServer, Readiness
+from services.worker.heartbeat import HeartbeatWriter, WorkerIdentity, WorkerLoad
+from services.worker.observations import Observations
+from services.worker.request_path import PathPorts, PathSettings, RequestPath
+from services.worker.request_tasks import TaskSet
+from services.worker.settings import WorkerSettings
+from services.worker.work import Work
+from shared.contracts.errors import EngineFailed, PlatformError
+from shared.contracts.fleet import FleetCommand, FleetCommandKind, WorkerState
+from shared.contracts.identifiers import WorkerId, new_incarnation
+from shared.contracts.requests import Cancellation, Lane
+from shared.messaging.admin import cluster_id
+from shared.messaging.dead_letter import DeadLetterLimit
+from shared.openai.envelope import copy_headers
+from shared.resilience.clock import Clock, SystemClock
+from shared.resilience.lifecycle import run_periodically, run_persistently
+from shared.settings.kafka import KafkaSettings
+from shared.settings.redis import RedisSettings
+from shared.telemetry.metrics import (
+    CONSUMER_LAG,
+    INTAKE_PAUSED,
+    LAST_POLL_AGE,
+    OLDEST_UNFINISHED_AGE,
+    RECORDS_IN_FLIGHT,
+)
+
+_log = structlog.get_logger(__name__)
+_SWEEP_SECONDS = 0.1
+_LAG_SECONDS = 5.0
+_CONCLUDE_SECONDS = 5.0
+_MAX_UNFINISHED_SECONDS = 3_600.0
+_RESULT_OVERHEAD_BYTES = 4_096
+
+
+class Worker:
+    """One incarnation. `run` once, inside the context."""
+
+    def __init__(self, settings: WorkerSettings, kafka: KafkaSettings, redis: RedisSettings, *, clock: Clock) -> None:
+        self.settings = settings
+        self._kafka = kafka
+        self._redis = redis
+        self._clock = clock
+        self.worker_id = WorkerId(settings.name or f"{settings.pool}-{socket.gethostname()}-{os.getpid()}")
+        self.incarnation = new_incarnation(self.worker_id)
+        self.model = served_model_name(settings)
+        self.state = WorkerState.STARTING
+        self.fatal: Exception | None = None
+        self._stopping = asyncio.Event()
+        self._tokenizer = load_tokenizer(settings)
+        self._engine = engine_client(settings, self._tokenizer)
+        self._connections = Connections(settings, kafka, redis, name=self.worker_id, clock=clock)
+        self._source = self._connections.source
+        self._observations = Observations(
+            pool=settings.pool, group=self._connections.group, incarnation=self.incarnation
+        )
+        self._path: RequestPath | None = None
+        self._heartbeats = HeartbeatWriter(self._identity(), self._source, self._load, clock.now_ms)
+        self.health = HealthServer(settings.health_host, settings.health_port, self._readiness)
+
+    def _identity(self) -> WorkerIdentity:
+        return WorkerIdentity(
+            worker_id=self.worker_id,
+            incarnation=self.incarnation,
+            pool=self.settings.pool,
+            models=(self.model,),
+            interactive_topic=self._connections.names.requests(self.settings.pool, Lane.INTERACTIVE),
+        )
+
+    async def __aenter__(self) -> Self:
+        self._connections.broker.on_command(self._obey)
+        self._connections.broker.on_cancellation(self._write_cancellation)
+        await self.health.__aenter__()
+        try:
+            await self._connections.__aenter__()
+        except BaseException:
+            await self.health.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._connections.__aexit__(kind, error, trace)
+        await self.health.__aexit__(kind, error, trace)
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self, stopping: asyncio.Event) -> int:
+        """Until `stopping` is set, a command says drain, or the worker has to give up. The exit status."""
+        self._stopping = stopping
+        cluster = self._kafka.cluster or await cluster_id(self._kafka)
+        async with asyncio.TaskGroup() as group:
+            background, requests = TaskSet(group), TaskSet(group)
+            self._path = path = self._build_path(cluster, requests)
+            self._repeat(background, "lease", self._redis.lease_refresh_ms / 1_000, self._refresh_lease)
+            self._repeat(background, "heartbeat", self.settings.heartbeat_interval_ms / 1_000, self._beat)
+            background.create_task(self._keep_engine(path))
+            try:
+                if await self._engine_or_stop(path):
+                    await self._serve(path, requests)
+                await self._say_goodbye()
+            finally:
+                await self._engine.close()
+                requests.cancel()
+                background.cancel()
+        return 0 if self.fatal is None else 1
+
+    def _build_path(self, cluster: str, requests: TaskSet) -> RequestPath:
+        connections, settings = self._connections, self.settings
+        ports = PathPorts(
+            ledger=connections.ledger,
+            engine=self._engine,
+            results=connections.results,
+            replies=connections.replies,
+            dead_letters=connections.publish_dead_letter,
+            valve=self._source,
+            spawner=requests,
+            clock=self._clock,
+            tokenizer=self._tokenizer,
+        )
+        values = PathSettings(
+            pool=settings.pool,
+            model=self.model,
+            cluster=cluster,
+            incarnation=self.incarnation,
+            names=connections.names,
+            flush_interval_seconds=settings.flush_interval_ms / 1_000,
+            max_attempts=settings.max_attempts,
+            max_result_bytes=self._kafka.max_message_bytes - _RESULT_OVERHEAD_BYTES,
+            max_open_tokens=settings.max_open_tokens,
+        )
+        limit = DeadLetterLimit(max_run=settings.dead_letter_run_length, max_ratio=settings.dead_letter_ratio)
+        return RequestPath(ports, values, observations=self._observations, limit=limit, alarm=self._give_up)
+
+    def _repeat(self, tasks: TaskSet, name: str, seconds: float, action: Callable[[], Awaitable[None]]) -> None:
+        tasks.create_task(run_periodically(name, seconds, action, clock=self._clock))
+
+    async def _engine_or_stop(self, path: RequestPath) -> bool:
+        """Wait for the engine's first readiness. False when the worker is told to stop before that."""
+        async with asyncio.TaskGroup() as group:
+            waits = {group.create_task(event.wait()) for event in (path.engine_is_ready, self._stopping)}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+        return not self._stopping.is_set()
+
+    async def _serve(self, path: RequestPath, requests: TaskSet) -> None:
+        """Hold partitions and work on what they bring, until it is time to drain."""
+        async with asyncio.TaskGroup() as group:
+            loops = TaskSet(group)
+            async with self._source:
+                polling = loops.create_task(self._source.run(path.deliver))
+                loops.create_task(path.emitter.run())
+                loops.create_task(run_persistently("cancels", self._hear_cancels, clock=self._clock))
+                self._repeat(loops, "deadlines", _SWEEP_SECONDS, self._expire)
+                self._repeat(loops, "lag", _LAG_SECONDS, self._measure_lag)
+                self.state = WorkerState.READY
+                _log.info("ready", worker=self.worker_id, model=self.model, health_port=self.health.port)
+                await self._stopping.wait()
+                await self.drain(path)
+                polling.cancel()
+            loops.cancel()
+            requests.cancel()
+
+    async def drain(self, path: RequestPath) -> None:
+        """Leave without losing anything: every record ends answered, copied, or still uncommitted."""
+        self.state = WorkerState.DRAINING
+        _log.info("draining", running=path.emitter.num_running, reason=repr(self.fatal or "asked"))
+        # 1. Nothing new. What is only waiting here stays uncommitted and goes with its partition.
+        await self._source.stop_intake()
+        path.intake.stop()
+        # 2. What runs may finish; a dead engine finishes nothing.
+        patience = self.settings.drain_seconds if self._engine.is_ready else 0.0
+        await self._running_end(path, patience)
+        # 3. What did not finish goes on elsewhere, from its last token.
+        unfinished = [*path.emitter.abandon(only_unfinished=False), *path.intake.abandon()]
+        await asyncio.gather(*map(self._hand_over, unfinished))
+        # 4. Outcomes on their way out get there; what does not is repeated by the record's next holder.
+        await self._running_end(path, _CONCLUDE_SECONDS)
+        # 5. The offsets of all that is done. Leaving the group, the last heartbeat and the lease follow.
+        await self._source.commit_now()
+
+    async def _running_end(self, path: RequestPath, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(path.emitter.idle(), seconds)
+        except TimeoutError:
+            _log.info("still_running", requests=path.emitter.num_running, waited_seconds=seconds)
+
+    async def _hand_over(self, work: Work) -> None:
+        """Release the claim and put a copy on the resume topic; only then is the record done here."""
+        record, envelope = work.delivery.record, work.envelope
+        try:
+            if work.token is not None:
+                await self._connections.ledger.release(work.request_id, work.token)
+            await self._connections.results.send(
+                self._connections.names.resume(self.settings.pool),
+                key=work.request_id.encode(),
+                value=record.value,
+                headers=copy_headers(envelope, record.headers, attempt=envelope.attempt + 1),
+            )
+        except PlatformError as error:
+            # Nobody is worse off: the lease ends, the offset is not committed, the record is delivered again.
+            _log.warning("hand_over_failed", request_id=work.request_id, error=error.message)
+            return
+        work.delivery.done()
+
+    async def _say_goodbye(self) -> None:
+        self.state = WorkerState.STOPPED if self.fatal is None else WorkerState.ENGINE_DOWN
+        try:
+            await self._beat()
+            await self._connections.lease_ledger.drop_lease(self.incarnation)
+        except PlatformError as error:
+            _log.warning("goodbye_not_heard", error=error.message)
+
+    # ------------------------------------------------------------------ loops and listeners
+
+    async def _keep_engine(self, path: RequestPath) -> None:
+        try:
+            await self._engine.run(path)
+        except EngineFailed as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """This worker cannot go on; its orchestrator sees the exit status, the fleet sees the last heartbeat."""
+        _log.critical("giving_up", error=str(error))
+        self.fatal = self.fatal or error
+        self._stopping.set()
+
+    async def _refresh_lease(self) -> None:
+        await self._connections.lease_ledger.refresh_lease(self.incarnation)
+
+    async def _beat(self) -> None:
+        source = self._source
+        LAST_POLL_AGE.set(source.last_poll_age_seconds)
+        OLDEST_UNFINISHED_AGE.set(source.oldest_unfinished_age_seconds)
+        RECORDS_IN_FLIGHT.set(source.in_flight_count)
+        INTAKE_PAUSED.set(float(self._path is not None and self._path.is_paused))
+        self._observations.publish_gauges()
+        await self._connections.broker.publish_heartbeat(self._heartbeats.next())
+
+    async def _measure_lag(self) -> None:
+        for topic, records in (await self._source.measure_lag()).items():
+            CONSUMER_LAG.labels(topic=topic).set(records)
+
+    async def _expire(self) -> None:
+        assert self._path is not None
+        self._path.emitter.expire(self._clock.now_ms())
+
+    async def _hear_cancels(self) -> None:
+        assert self._path is not None
+        async with self._connections.ledger.listen_cancellations(self.incarnation) as request_ids:
+            async for request_id in request_ids:
+                self._path.emitter.cancel(request_id)
+
+    async def _obey(self, command: FleetCommand) -> None:
+        if command.worker_id != self.worker_id:
+            return
+        _log.info("command", kind=command.kind.value, reason=command.reason)
+        if command.kind is FleetCommandKind.DRAIN:
+            self._stopping.set()
+        elif self._path is not None:
+            self._path.quarantine(command.kind is FleetCommandKind.QUARANTINE)
+
+    async def _write_cancellation(self, cancellation: Cancellation) -> None:
+        await self._connections.ledger.cancel(
+            cancellation.request_id, reason=cancellation.reason, tenant=cancellation.tenant
+        )
+
+    # ------------------------------------------------------------------ views
+
+    def _load(self) -> WorkerLoad:
+        step, path = self._observations.last_step, self._path
+        is_down = self.state is WorkerState.READY and not self._engine.is_ready
+        return WorkerLoad(
+            state=WorkerState.ENGINE_DOWN if is_down else self.state,
+            ready=self._engine.ready,
+            statistics=None if step is None else step.statistics,
+            num_running=0 if path is None else path.emitter.num_running,
+            num_waiting=0 if path is None else path.intake.num_pursued,
+            open_tokens=0 if path is None else path.emitter.num_open_tokens,
+            tokens_per_second=self._observations.rate.per_second(self._clock.monotonic()),
+        )
+
+    def _readiness(self) -> Readiness:
+        source = self._source
+        return Readiness(
+            is_engine_ready=self._engine.is_ready,
+            is_draining=self._stopping.is_set(),
+            num_partitions=len(source.assignment),
+            last_poll_age_seconds=source.last_poll_age_seconds,
+            oldest_unfinished_age_seconds=source.oldest_unfinished_age_seconds,
+            max_unfinished_age_seconds=_MAX_UNFINISHED_SECONDS,
+        )
+
+
+def build_worker(
+    settings: WorkerSettings, kafka: KafkaSettings, redis: RedisSettings, *, clock: Clock | None = None
+) -> Worker:
+    return Worker(settings, kafka, redis, clock=clock or SystemClock())

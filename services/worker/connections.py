@@ -1,0 +1,73 @@
+"""Everything a worker is connected to, opened and closed together. Knows clients and settings, no requests."""
+
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from services.worker.settings import WorkerSettings
+from shared.contracts.errors import PlatformError
+from shared.contracts.requests import Lane
+from shared.ledger.ledger import Ledger
+from shared.messaging.broker import control_broker
+from shared.messaging.dead_letter import publish_dead_letter
+from shared.messaging.producer import RecordProducer
+from shared.messaging.records import SourceRecord
+from shared.messaging.reply_producer import ReplyProducer
+from shared.messaging.source import RequestSource
+from shared.resilience.clock import Clock
+from shared.settings.kafka import KafkaSettings
+from shared.settings.redis import RedisSettings
+
+
+class Connections:
+    """The source is made here and entered later: partitions come when the engine is ready.
+
+    The lease has a ledger of its own, so that it never waits behind requests for a connection.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, kafka: KafkaSettings, redis: RedisSettings, *, name: str, clock: Clock
+    ) -> None:
+        self._clock = clock
+        self.names = kafka.topic_names
+        self.group = self.names.worker_group(settings.pool)
+        self.ledger = Ledger(redis)
+        self.lease_ledger = Ledger(redis)
+        self.results = RecordProducer(kafka, client_id=f"{name}-results")
+        self.replies = ReplyProducer(kafka, client_id=name, timeout_seconds=settings.reply_timeout_seconds)
+        self.broker = control_broker(kafka, client_id=name)
+        self.source = self._build_source(settings, kafka, name)
+        self._exit = AsyncExitStack()
+
+    def _build_source(self, settings: WorkerSettings, kafka: KafkaSettings, name: str) -> RequestSource:
+        pool = settings.pool
+        high = settings.intake_high_mark or 2 * settings.max_running_requests
+        return RequestSource(
+            kafka,
+            group=self.group,
+            topics=(
+                self.names.resume(pool),
+                self.names.requests(pool, Lane.INTERACTIVE),
+                self.names.requests(pool, Lane.BULK),
+            ),
+            client_id=name,
+            high_mark=high,
+            # Bulk never fills the room that interactive requests need.
+            high_marks=(high, high, max(1, high * 3 // 4)),
+        )
+
+    async def __aenter__(self) -> Self:
+        """Listeners have to be registered at the broker before."""
+        async with AsyncExitStack() as stack:
+            for part in (self.ledger, self.lease_ledger, self.results, self.replies, self.broker):
+                await stack.enter_async_context(part)
+            self._exit = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exit.aclose()
+
+    async def publish_dead_letter(self, record: SourceRecord, error: PlatformError) -> None:
+        await publish_dead_letter(self.results, self.names, record, error=error, now_ms=self._clock.now_ms())

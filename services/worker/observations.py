@@ -1,0 +1,215 @@
+"""What the worker tells metrics and traces. Listens to intake, emitter and conclusions; decides nothing.
+
+Counters on the token path are bound once and touched per chunk or per step, never per token.
+"""
+
+import time
+from collections import deque
+
+from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_context
+
+from services.worker.engine.events import EngineReady, StepResult
+from services.worker.running_request import RunningRequest
+from services.worker.work import Work
+from shared.contracts.errors import Blame, error_classes
+from shared.contracts.events import Outcome, SealedOutcome
+from shared.contracts.identifiers import Incarnation
+from shared.ledger.records import Claim, Run
+from shared.telemetry import spans
+from shared.telemetry.catalogue import Children
+from shared.telemetry.metrics import (
+    BATCH_SIZE,
+    CLAIMS,
+    ENGINE_RESTARTS,
+    ENGINE_STEP,
+    ERRORS,
+    INTER_TOKEN_LATENCY,
+    KV_BLOCKS,
+    MODEL_LOAD,
+    PREEMPTIONS,
+    QUEUE_WAIT,
+    RESULTS,
+    RETRIES,
+    RUNNING_REQUESTS,
+    TIME_TO_FIRST_TOKEN,
+    TOKENS,
+    WAITING_REQUESTS,
+)
+from shared.telemetry.propagation import extract
+
+_RATE_WINDOW_SECONDS = 5.0
+
+
+class TokenRate:
+    """Output tokens per second over the last seconds; for heartbeats."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[float, int]] = deque()
+        self._total = 0
+
+    def add(self, now: float, num_tokens: int) -> None:
+        self._steps.append((now, num_tokens))
+        self._total += num_tokens
+        self._drop(now)
+
+    def per_second(self, now: float) -> float:
+        self._drop(now)
+        return self._total / _RATE_WINDOW_SECONDS
+
+    def _drop(self, now: float) -> None:
+        while self._steps and self._steps[0][0] <= now - _RATE_WINDOW_SECONDS:
+            self._total -= self._steps.popleft()[1]
+
+
+class Observations:
+    """One per worker. Called on the event loop."""
+
+    def __init__(self, *, pool: str, group: str, incarnation: Incarnation) -> None:
+        self._pool = pool
+        self._group = group
+        self._incarnation = incarnation
+        self._claims = Children(CLAIMS, pool=pool)
+        self._tokens = Children(TOKENS, pool=pool)
+        self._results = Children(RESULTS, pool=pool)
+        self._kv_blocks = Children(KV_BLOCKS, pool=pool)
+        self._retries = Children(RETRIES, pool=pool)
+        self._queue_wait = Children(QUEUE_WAIT, pool=pool)
+        self._first_token = Children(TIME_TO_FIRST_TOKEN, pool=pool)
+        self._between_tokens = INTER_TOKEN_LATENCY.labels(pool=pool)
+        self._step_seconds = ENGINE_STEP.labels(pool=pool)
+        self._batch_size = BATCH_SIZE.labels(pool=pool)
+        self._running = RUNNING_REQUESTS.labels(pool=pool)
+        self._waiting = WAITING_REQUESTS.labels(pool=pool)
+        self._preemptions = PREEMPTIONS.labels(pool=pool)
+        self._num_preemptions_seen = 0
+        self.rate = TokenRate()
+        self.last_step: StepResult | None = None
+
+    # --- intake
+
+    def taken(self, work: Work) -> None:
+        """Opens the span of the whole work; a second attempt is in the same trace and linked to the first copy."""
+        parent = extract(work.envelope.trace_headers)
+        envelope, record = work.envelope, work.delivery.record
+        remote = get_current_span(parent).get_span_context()
+        links = [Link(remote)] if envelope.attempt > 1 and remote.is_valid else []
+        work.span = spans.tracer().start_span(
+            spans.PROCESS_REQUEST,
+            context=parent,
+            kind=SpanKind.CONSUMER,
+            start_time=work.received_ns,
+            links=links,
+        )
+        work.context = set_span_in_context(work.span, parent)
+        if not work.span.is_recording():
+            return
+        work.span.set_attributes(
+            {
+                spans.REQUEST_ID: work.request_id,
+                spans.POOL: envelope.pool,
+                spans.LANE: envelope.lane.value,
+                spans.ATTEMPT: envelope.attempt,
+                spans.INCARNATION: self._incarnation,
+                **spans.messaging_attributes(
+                    "process",
+                    record.topic,
+                    partition=record.partition,
+                    offset=record.offset,
+                    group=self._group,
+                ),
+            }
+        )
+        posted_ns = record.timestamp_ms * 1_000_000
+        spans.record_span(spans.QUEUE_WAIT, work.context, posted_ns, work.received_ns, _named(work))
+
+    def claimed(self, work: Work, claim: Claim) -> None:
+        self._claims[type(claim).__name__.lower()].inc()
+        if isinstance(claim, Run):
+            waited = time.time() - work.envelope.coordinates.timestamp_ms / 1_000
+            self._queue_wait[work.envelope.lane.value].observe(max(0.0, waited))
+            if claim.attempt > 1:
+                self._retries["worker_lost" if claim.lost_claims else "worker_draining"].inc()
+            work.span.set_attribute(spans.ATTEMPT, claim.attempt)
+
+    def started(self, run: RunningRequest) -> None:
+        self._tokens["prompt"].inc(run.work.num_prompt_tokens)
+        if run.work.span.is_recording():
+            attributes = {**_named(run.work), spans.RESUMED_TOKENS: run.num_resumed_tokens}
+            spans.record_span(spans.INTAKE, run.work.context, run.work.received_ns, time.time_ns(), attributes)
+
+    # --- engine
+
+    def engine_ready(self, ready: EngineReady) -> None:
+        MODEL_LOAD.labels(pool=self._pool).set(ready.load_seconds)
+        self._num_preemptions_seen = 0
+
+    def engine_lost(self, reason: str) -> None:
+        kind = "hung" if reason.startswith("no step") else "died"
+        ENGINE_RESTARTS.labels(pool=self._pool, reason=kind).inc()
+
+    def step(self, result: StepResult) -> None:
+        statistics = result.statistics
+        self.last_step = result
+        num_tokens = sum(len(event.token_ids) for event in result.tokens)
+        self.rate.add(time.monotonic(), num_tokens)
+        self._tokens["completion"].inc(num_tokens)
+        self._step_seconds.observe(statistics.duration_seconds)
+        self._batch_size.observe(len(result.tokens))
+        preempted = statistics.num_preemptions_total - self._num_preemptions_seen
+        if preempted > 0:
+            self._preemptions.inc(preempted)
+            self._num_preemptions_seen = statistics.num_preemptions_total
+
+    def publish_gauges(self) -> None:
+        """With each heartbeat, not with each step."""
+        if self.last_step is None:
+            return
+        statistics = self.last_step.statistics
+        self._running.set(statistics.num_running)
+        self._waiting.set(statistics.num_waiting)
+        self._kv_blocks["used"].set(statistics.blocks_used)
+        self._kv_blocks["cached"].set(statistics.blocks_cached)
+        free = statistics.blocks_total - statistics.blocks_used - statistics.blocks_cached
+        self._kv_blocks["free"].set(free)
+
+    def flushed(self, run: RunningRequest, num_tokens: int, now: float) -> None:
+        if run.is_unflushed:
+            lane = run.work.envelope.lane
+            waited = time.time() - run.work.envelope.coordinates.timestamp_ms / 1_000
+            self._first_token[lane.value].observe(max(0.0, waited))
+        elif num_tokens:
+            self._between_tokens.observe((now - run.last_flush_at) / num_tokens)
+
+    def generated(self, run: RunningRequest) -> None:
+        """The engine's part is over: its spans, from the engine's own times."""
+        timings = run.timings
+        if timings is None:
+            return
+        self._tokens["cached"].inc(timings.cached_prompt_tokens)
+        if not run.work.span.is_recording():
+            return
+        attributes = {**_named(run.work), spans.PREEMPTIONS: timings.num_preemptions}
+        context = run.work.context
+        prefilled_ns = timings.first_token_ns or timings.last_token_ns
+        spans.record_span(spans.PREFILL, context, timings.submitted_ns, prefilled_ns, attributes)
+        spans.record_span(spans.DECODE, context, prefilled_ns, timings.last_token_ns, _named(run.work))
+
+    # --- conclusions
+
+    def concluded(self, work: Work, outcome: SealedOutcome) -> None:
+        self._results[outcome.outcome.value].inc()
+        if work.span.is_recording():
+            work.span.set_attribute(spans.OUTCOME, outcome.outcome.value)
+            if outcome.outcome is Outcome.FAILED:
+                code = work.refusal.code if work.refusal is not None else "failed"
+                spans.set_error(work.span, code, "the request failed")
+        work.span.end()
+
+    def failed(self, code: str) -> None:
+        kind = error_classes().get(code)
+        blame = Blame.PLATFORM if kind is None else kind.blame
+        ERRORS.labels(code=code, blame=blame.value).inc()
+
+
+def _named(work: Work) -> dict[str, spans.AttributeValue]:
+    return {spans.REQUEST_ID: work.request_id}

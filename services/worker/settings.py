@@ -1,0 +1,101 @@
+"""The worker's settings: `PENSTOCK_WORKER_*`, read once in `__main__`. Knows names and ranges, starts nothing."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from services.worker.engine.config import EngineConfig, SchedulingPolicy
+from shared.settings.service_settings import ScopedSettings, scoped
+
+
+class WorkerSettings(ScopedSettings):
+    """`PENSTOCK_WORKER_*`."""
+
+    model_config = scoped("WORKER")
+
+    name: str = Field(default="", description="Stable name of this worker; empty: the pool, host and process.")
+    pool: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="The pool it serves.")
+    engine: Literal["real", "null"] = Field(
+        default="real", description="`null`: tokens from a hash instead of a model."
+    )
+    model: Path | None = Field(
+        default=None, description="Directory or GGUF file of the checkpoint; the null engine needs none."
+    )
+    served_model_name: str = Field(
+        default="", description="Name that requests use for the model; empty: the checkpoint's own name."
+    )
+    device: str = Field(default="auto", description="auto, cpu or cuda.")
+    dtype: str = Field(default="auto", description="auto, float32, bfloat16 or float16.")
+    num_threads: int | None = Field(default=None, ge=1, description="Threads of the engine; unset: torch's choice.")
+    kv_cache_bytes: int | None = Field(
+        default=None, ge=1, description="Size of the KV cache; unset: a share of what is free."
+    )
+    max_model_tokens: int | None = Field(
+        default=None, ge=16, description="Prompt and output together; unset: the checkpoint's limit."
+    )
+    max_running_requests: int = Field(
+        default=64, ge=1, le=4096, description="Sequences that run in one batch of the engine."
+    )
+    max_tokens_per_step: int = Field(default=512, ge=16, description="Token budget of one engine step.")
+    scheduling_policy: SchedulingPolicy = Field(
+        default=SchedulingPolicy.CONTINUOUS, description="continuous; static is for comparison only."
+    )
+    enable_prefix_cache: bool = Field(default=True, description="Reuse KV blocks of equal prefixes.")
+    attention_backend: str = Field(default="auto", description="Attention backend; auto picks the fastest.")
+    null_step_ms: float = Field(default=0.0, ge=0, description="How long a step of the null engine takes.")
+    intake_high_mark: int | None = Field(
+        default=None, ge=1, description="Records in hand at which intake pauses; unset: twice the batch."
+    )
+    max_open_tokens: int | None = Field(
+        default=None, ge=1, description="Tokens in hand at which intake pauses; unset: twice the KV cache."
+    )
+    flush_interval_ms: int = Field(
+        default=20, ge=1, le=1000, description="At most this often a request's tokens go out."
+    )
+    max_attempts: int = Field(default=3, ge=1, description="Lost claims after which a request is given up.")
+    heartbeat_interval_ms: int = Field(default=500, ge=50, description="Between two heartbeats.")
+    drain_seconds: float = Field(
+        default=30.0, ge=0, description="How long running requests may finish when the worker stops."
+    )
+    step_timeout_seconds: float = Field(
+        default=60.0, gt=0, description="An engine silent this long with work is killed and started again."
+    )
+    load_timeout_seconds: float = Field(default=900.0, gt=0, description="How long loading a model may take.")
+    max_engine_restarts: int = Field(
+        default=5, ge=0, description="Engine deaths within five minutes after which the worker gives up."
+    )
+    reply_timeout_seconds: float = Field(
+        default=5.0, gt=0, description="How long a result may wait for its reply topic."
+    )
+    dead_letter_ratio: float = Field(
+        default=0.5, gt=0, le=1, description="Share of undecodable records at which the worker stops and alarms."
+    )
+    dead_letter_run_length: int = Field(
+        default=100, ge=1, description="Undecodable records in a row at which the worker stops and alarms."
+    )
+    health_host: str = Field(default="127.0.0.1", description="Where /livez, /readyz and /metrics listen.")
+    health_port: int = Field(default=0, ge=0, le=65535, description="Their port; 0: a free one, see the log.")
+
+    @model_validator(mode="after")
+    def _a_real_engine_has_a_model(self) -> Self:
+        if self.engine == "real" and self.model is None:
+            raise ValueError("PENSTOCK_WORKER_MODEL is needed unless PENSTOCK_WORKER_ENGINE=null")
+        return self
+
+    def engine_config(self) -> EngineConfig:
+        """For a real engine."""
+        assert self.model is not None
+        return EngineConfig(
+            model=self.model,
+            dtype=self.dtype,
+            device=self.device,
+            kv_cache_bytes=self.kv_cache_bytes,
+            max_model_tokens=self.max_model_tokens,
+            max_tokens_per_step=self.max_tokens_per_step,
+            max_running_sequences=self.max_running_requests,
+            policy=self.scheduling_policy,
+            enable_prefix_cache=self.enable_prefix_cache,
+            attention_backend=self.attention_backend,
+            num_threads=self.num_threads,
+        )

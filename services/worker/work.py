@@ -1,0 +1,57 @@
+"""One record in hand, from the poll to its last word. Values and the two ports it came through; no decisions.
+
+A `Work` keeps what was read from its record, so that claiming it again (held, fenced, engine lost) reads nothing
+twice. It ends by `delivery.done()`, called in one place only (`conclusion.py`) or after an acknowledged copy.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, Span
+
+from shared.contracts.errors import PlatformError
+from shared.contracts.identifiers import ClaimToken, RequestId
+from shared.contracts.requests import InferenceRequest, RequestEnvelope
+from shared.messaging.source import SourceRecord
+
+
+class RecordDelivery(Protocol):
+    """A record whose offset is ours to finish. `done` may be called at any time, twice, and never raises."""
+
+    @property
+    def record(self) -> SourceRecord: ...
+    def done(self) -> None: ...
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Work:
+    """A readable record. `request` is None and `refusal` set when it was understood and is invalid."""
+
+    delivery: RecordDelivery
+    envelope: RequestEnvelope
+    model: str
+    received_ns: int
+    request: InferenceRequest | None = None
+    refusal: PlatformError | None = None
+    prompts: list[list[int]] | None = None
+    """Token ids per prompt, once tokenized."""
+    token: ClaimToken | None = None
+    """Of the claim under which it runs now; None while nothing is claimed."""
+    failures: int = 0
+    """Attempts that ended in an error of ours which the ledger does not count (not a lost claim)."""
+    span: Span = INVALID_SPAN
+    context: Context = field(default_factory=Context)
+
+    @property
+    def request_id(self) -> RequestId:
+        return self.envelope.request_id
+
+    @property
+    def created_seconds(self) -> int:
+        """The same whoever answers: the first record's time, not anybody's clock."""
+        return self.envelope.coordinates.timestamp_ms // 1_000
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return sum(map(len, self.prompts or ()))
