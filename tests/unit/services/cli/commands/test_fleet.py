@@ -1,0 +1,56 @@
+"""The fleet as a table."""
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from services.cli.__main__ import app
+from services.cli.commands.fleet import fleet_table, share
+
+WORKER: dict[str, Any] = {
+    "worker_id": "default-0",
+    "pool": "default",
+    "state": "ready",
+    "models": ["m1", "m2"],
+    "running_requests": 3,
+    "waiting_requests": 4,
+    "kv_blocks_free": 25,
+    "kv_blocks_total": 100,
+    "output_tokens_per_second": 12.4,
+    "partitions": [["t", 0], ["t", 1]],
+    "age_seconds": 0.34,
+}
+
+
+def shown(view: dict[str, Any]) -> str:
+    with open("/dev/null", "w") as nowhere:
+        console = Console(width=160, record=True, file=nowhere)
+        console.print(fleet_table(view))
+        return console.export_text()
+
+
+def test_a_worker_is_one_line_with_its_load() -> None:
+    line = next(line for line in shown({"workers": [WORKER]}).splitlines() if "default-0" in line)
+    for part in ("ready", "m1, m2", "3", "4", "25%", "12", "2", "0.3 s ago"):
+        assert part in line
+
+
+def test_an_empty_fleet_is_a_table_too() -> None:
+    assert "0 workers" in shown({"workers": []})
+
+
+def test_a_state_unknown_to_the_table_is_shown_as_it_is() -> None:
+    assert "quarantined" in shown({"workers": [{**WORKER, "state": "quarantined"}]})
+
+
+@pytest.mark.parametrize(("part", "whole", "expected"), [(1, 4, "25%"), (0, 10, "0%"), (0, 0, "-")])
+def test_shares(part: int, whole: int, expected: str) -> None:
+    assert share(part, whole) == expected
+
+
+def test_an_unreachable_supervisor_is_named() -> None:
+    result = CliRunner().invoke(app, ["fleet", "--url", "http://127.0.0.1:9"])
+    assert result.exit_code == 1
+    assert "no supervisor answers at http://127.0.0.1:9" in result.output
