@@ -1,5 +1,7 @@
 """Every message survives its encoding, and no bytes raise anything but PoisonMessage."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,10 +40,8 @@ def test_every_message_survives_its_encoding(message: type, data: st.DataObject)
 @given(value=st.binary(max_size=200))
 def test_arbitrary_bytes_decode_or_are_poison(message: type, value: bytes) -> None:
     decode = MESSAGES[message][2]
-    try:
+    with suppress(PoisonMessage):
         assert isinstance(decode(value), message)
-    except PoisonMessage as refusal:
-        assert refusal.message
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.__name__)
@@ -52,10 +52,8 @@ def test_a_damaged_message_decodes_or_is_poison(message: type, data: st.DataObje
     for _ in range(data.draw(st.integers(1, 4))):
         if damaged:
             damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with suppress(PoisonMessage):
         assert isinstance(decode(bytes(damaged)), message)
-    except PoisonMessage as refusal:
-        assert refusal.message
 
 
 def test_a_missing_value_is_poison() -> None:

@@ -1,0 +1,184 @@
+"""Chunks as the payloads of server-sent events, read back by OpenAI's own client types."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from openai.types import Completion
+from openai.types.chat import ChatCompletionChunk
+
+from shared.contracts.events import (
+    Chunk,
+    ErrorBody,
+    FinishReason,
+    Outcome,
+    SealedOutcome,
+    TokenLogprob,
+    Usage,
+)
+from shared.contracts.identifiers import RequestId
+from shared.contracts.requests import ChatMessage, InferenceRequest, Prompt, RequestKind, WireFormat
+from shared.contracts.sampling import SamplingParameters
+from shared.openai.outcomes import render_error
+from shared.openai.streaming import DONE, StreamRenderer
+
+REQUEST_ID = RequestId("0123456789abcdef0123456789abcdef")
+CHAT = InferenceRequest(
+    kind=RequestKind.CHAT,
+    model="smollm2",
+    messages=(ChatMessage(role="user", content="x"),),
+    sampling=SamplingParameters(),
+    stream=True,
+)
+COMPLETION = replace(CHAT, kind=RequestKind.COMPLETION, messages=(), prompts=(Prompt(text="x"),))
+USAGE = Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=1)
+LOGPROBS = (TokenLogprob(token_id=1, text="He", logprob=-0.5, top=((1, "He", -0.5),)),)
+
+
+def renderer(request: InferenceRequest, **changes: Any) -> StreamRenderer:
+    return StreamRenderer(replace(request, **changes), REQUEST_ID, 'smol"lm', 1_764_000_000)
+
+
+def chunk(text: str = "He", **changes: Any) -> Chunk:
+    return replace(Chunk(choice=0, position=0, token_ids=(1,), text=text), **changes)
+
+
+def chat_chunks(payloads: list[bytes]) -> list[ChatCompletionChunk]:
+    return [ChatCompletionChunk.model_validate(json.loads(payload), strict=True) for payload in payloads]
+
+
+def with_logprobs(request: InferenceRequest) -> InferenceRequest:
+    return replace(request, sampling=replace(request.sampling, logprobs=1))
+
+
+def sealed(outcome: Outcome, body: dict[str, Any]) -> SealedOutcome:
+    return SealedOutcome(
+        request_id=REQUEST_ID,
+        outcome=outcome,
+        wire_format=WireFormat.JSON,
+        value=json.dumps(body).encode(),
+        headers=(),
+        reply_to=None,
+        sealed_at_ms=1,
+    )
+
+
+class TestChat:
+    def test_the_role_comes_first_and_once_per_choice(self) -> None:
+        stream = renderer(CHAT)
+        role, text = chat_chunks(stream.chunk(chunk("He")))
+        assert (role.choices[0].delta.role, role.choices[0].delta.content) == ("assistant", "")
+        assert (text.choices[0].delta.role, text.choices[0].delta.content) == (None, "He")
+        assert len(stream.chunk(chunk("llo", position=1))) == 1
+        other_role, _ = chat_chunks(stream.chunk(chunk("Hi", choice=1)))
+        assert (other_role.choices[0].index, other_role.choices[0].delta.role) == (1, "assistant")
+
+    def test_every_chunk_carries_the_same_envelope(self) -> None:
+        payloads = renderer(CHAT).chunk(chunk(finish_reason=FinishReason.STOP))
+        assert {(part.id, part.created, part.model, part.object) for part in chat_chunks(payloads)} == {
+            (f"chatcmpl-{REQUEST_ID}", 1_764_000_000, 'smol"lm', "chat.completion.chunk")
+        }
+
+    def test_the_end_of_a_choice_is_a_chunk_of_its_own(self) -> None:
+        role, text, end = chat_chunks(renderer(CHAT).chunk(chunk(finish_reason=FinishReason.LENGTH)))
+        assert [part.choices[0].finish_reason for part in (role, text, end)] == [None, None, "length"]
+        assert end.choices[0].delta.content is None
+
+    def test_tokens_whose_text_is_held_back_show_nothing(self) -> None:
+        stream = renderer(CHAT)
+        stream.chunk(chunk())
+        assert stream.chunk(chunk("", position=1)) == []
+
+    def test_held_back_tokens_show_when_token_ids_are_asked_for(self) -> None:
+        stream = renderer(CHAT, return_token_ids=True)
+        stream.chunk(chunk())
+        (payload,) = stream.chunk(chunk("", position=1, token_ids=(7, 8)))
+        assert json.loads(payload)["choices"][0]["token_ids"] == [7, 8]
+
+    def test_token_ids_of_all_payloads_are_those_of_the_chunk(self) -> None:
+        payloads = renderer(CHAT, return_token_ids=True).chunk(
+            chunk(token_ids=(4, 5), finish_reason=FinishReason.STOP)
+        )
+        shown = [token for part in payloads for token in json.loads(part)["choices"][0]["token_ids"]]
+        assert shown == [4, 5]
+
+    def test_logprobs_come_with_their_text(self) -> None:
+        _, text = chat_chunks(renderer(with_logprobs(CHAT)).chunk(chunk(logprobs=LOGPROBS)))
+        assert text.choices[0].logprobs.content[0].token == "He"
+
+    def test_logprobs_nobody_asked_for_are_not_shown(self) -> None:
+        _, text = chat_chunks(renderer(CHAT).chunk(chunk(logprobs=LOGPROBS)))
+        assert text.choices[0].logprobs is None
+
+    @pytest.mark.parametrize("text", ['"', "\\", "\n", "\u2028", "\x00", "Grüße 世界 🙂", "</script>"])
+    def test_any_text_arrives_as_it_was(self, text: str) -> None:
+        payload = renderer(CHAT).chunk(chunk(text))[1]
+        assert json.loads(payload)["choices"][0]["delta"]["content"] == text
+        assert b"\n" not in payload
+
+
+class TestCompletion:
+    def test_a_chunk_is_one_payload_with_its_end(self) -> None:
+        (payload,) = renderer(COMPLETION).chunk(chunk(choice=2, finish_reason=FinishReason.STOP))
+        part = Completion.model_validate(json.loads(payload))
+        assert (part.id, part.object) == (f"cmpl-{REQUEST_ID}", "text_completion")
+        assert (part.choices[0].index, part.choices[0].text) == (2, "He")
+        assert part.choices[0].finish_reason == "stop"
+
+    def test_the_end_without_text_is_shown(self) -> None:
+        (payload,) = renderer(COMPLETION).chunk(chunk("", token_ids=(), finish_reason=FinishReason.LENGTH))
+        assert json.loads(payload)["choices"][0] == {
+            "index": 0, "text": "", "logprobs": None, "finish_reason": "length",
+        }  # fmt: skip
+
+    def test_nothing_to_show_is_no_payload(self) -> None:
+        assert renderer(COMPLETION).chunk(chunk("")) == []
+
+    def test_text_offsets_go_on_from_chunk_to_chunk_of_each_choice(self) -> None:
+        stream = renderer(with_logprobs(COMPLETION))
+        offsets = [
+            json.loads(stream.chunk(chunk(choice=choice, logprobs=LOGPROBS))[0])["choices"][0]["logprobs"][
+                "text_offset"
+            ]
+            for choice in (0, 0, 1)
+        ]
+        assert offsets == [[0], [2], [0]]
+
+
+class TestUsage:
+    @pytest.mark.parametrize("request_", [CHAT, COMPLETION])
+    def test_it_is_null_until_the_last_chunk(self, request_: InferenceRequest) -> None:
+        stream = renderer(request_, include_usage=True)
+        for payload in stream.chunk(chunk(finish_reason=FinishReason.STOP)):
+            assert json.loads(payload)["usage"] is None
+        last = json.loads(stream.usage(USAGE))
+        assert last["choices"] == []
+        assert last["usage"]["total_tokens"] == 5
+        assert last["usage"]["prompt_tokens_details"] == {"cached_tokens": 1}
+
+    def test_the_openai_client_reads_it(self) -> None:
+        (part,) = chat_chunks([renderer(CHAT, include_usage=True).usage(USAGE)])
+        assert part.usage.completion_tokens == 2
+
+    def test_it_is_absent_when_not_asked_for(self) -> None:
+        assert "usage" not in json.loads(renderer(CHAT).chunk(chunk())[0])
+
+
+class TestTerminal:
+    COMPLETED = sealed(Outcome.COMPLETED, {"usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+    ERROR = ErrorBody(message="gone", type="server_error", code="worker_lost")
+
+    def test_a_completed_stream_ends_with_done(self) -> None:
+        assert renderer(CHAT).terminal(self.COMPLETED) == [DONE]
+
+    def test_the_usage_comes_before_done(self) -> None:
+        usage, done = renderer(CHAT, include_usage=True).terminal(self.COMPLETED)
+        assert json.loads(usage)["usage"]["total_tokens"] == 5
+        assert done == DONE
+
+    def test_a_failed_stream_ends_with_the_error(self) -> None:
+        failed = sealed(Outcome.FAILED, json.loads(render_error(self.ERROR)))
+        error, done = renderer(CHAT, include_usage=True).terminal(failed)
+        assert json.loads(error)["error"]["code"] == "worker_lost"
+        assert done == DONE
