@@ -55,7 +55,7 @@ _SLOWEST_TICK_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What tests hand in instead of real things. `observe_fleet` gets the directory's ear for heartbeats."""
+    """What tests hand in instead of real things; without `hears_fleet` they feed the directory themselves."""
 
     ledger: GatewayLedger | None = None
     producer: RequestProducer | None = None
@@ -105,8 +105,10 @@ async def _assemble(
     ledger = given.ledger
     if ledger is None:
         ledger = await stack.enter_async_context(Ledger(redis))
-    producer = given.producer
-    if producer is None:
+    producer: RequestProducer
+    if given.producer is not None:
+        producer = given.producer
+    else:
         producer = await stack.enter_async_context(RecordProducer(kafka, client_id=f"penstock-{channel}"))
     directory = FleetDirectory(
         max_age_seconds=settings.heartbeat_age_seconds,
