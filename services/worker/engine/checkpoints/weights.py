@@ -13,7 +13,7 @@ from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
 from services.worker.engine.checkpoints.fingerprint import take_fingerprint
 from services.worker.engine.checkpoints.model_config import DecoderConfig, read_model_config
 from services.worker.engine.checkpoints.safetensors_files import SafetensorsReader, weight_files
-from services.worker.engine.checkpoints.tensor_shapes import check_shapes
+from services.worker.engine.checkpoints.tensor_shapes import check_shapes, expected_shapes
 
 
 class Checkpoint(Protocol):
@@ -27,7 +27,7 @@ class Checkpoint(Protocol):
         """Names weights and configuration; see fingerprint.py for what it covers."""
 
     def tensor_names(self) -> list[str]:
-        """Sorted. A tied head is not among them."""
+        """Sorted: what the decoder consists of. A tied head is not among them, whether or not it is stored."""
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         """On the CPU, in `dtype` or as stored (quantized GGUF types: float32). May read from disk.
@@ -46,13 +46,14 @@ class DirectoryCheckpoint:
         self._reader = SafetensorsReader(files)
         found = {name: (stored.file, stored.shape) for name, stored in self._reader.stored.items()}
         check_shapes(found, self.config, directory)
+        self._names = expected_shapes(self.config).keys()
         self.fingerprint = take_fingerprint(self.config, files)
 
     def tensor_names(self) -> list[str]:
-        return sorted(self._reader.stored)
+        return sorted(self._names)
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        if name not in self._reader.stored:
+        if name not in self._names:
             raise CheckpointError(self._directory, "the checkpoint has no such tensor", subject=name)
         tensor = self._reader.read(name)
         return tensor if dtype is None else tensor.to(dtype)
