@@ -23,7 +23,7 @@ CONTENT_KEYS = frozenset(
 _LEAST_LEVELS: Mapping[str, int] = {
     "aiokafka": logging.WARNING,
     "asyncio": logging.WARNING,
-    "faststream": logging.WARNING,
+    "faststream": logging.ERROR,
     "httpcore": logging.WARNING,
     "httpx": logging.WARNING,
     "kafka": logging.WARNING,
