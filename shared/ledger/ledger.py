@@ -11,8 +11,6 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from redis.asyncio import Redis
-
 from shared.contracts.errors import LedgerUnavailable
 from shared.contracts.events import SealedOutcome
 from shared.contracts.identifiers import ClaimToken, Incarnation, RequestId, new_claim_token
@@ -104,7 +102,7 @@ class Ledger:
     async def listen(self, channel: str) -> AsyncIterator[AsyncIterator[list[StreamMessage]]]:
         """What is appended and finished for the requests that `channel` is subscribed to."""
         name = f"{self._prefix}stream:{_channel(channel)}"
-        async with Subscription(self._open_listener, name) as encoded:
+        async with Subscription(self._client.connection_pool, name) as encoded:
             yield (_LOST_BATCH if message is None else wire.decode_message(message) async for message in encoded)
 
     # --- worker
@@ -163,7 +161,7 @@ class Ledger:
     @asynccontextmanager
     async def listen_cancellations(self, incarnation: Incarnation) -> AsyncIterator[AsyncIterator[RequestId]]:
         """Ids to cancel now. Also seen by `append`: after a lost connection nothing needs to be read again."""
-        async with Subscription(self._open_listener, f"{self._prefix}worker:{incarnation}") as encoded:
+        async with Subscription(self._client.connection_pool, f"{self._prefix}worker:{incarnation}") as encoded:
             yield (RequestId(message.decode()) async for message in encoded if message is not None)
 
     # --- supervisor
@@ -187,9 +185,6 @@ class Ledger:
         return bool(await self._run("resign", name, self._candidate))
 
     # --- inside
-
-    def _open_listener(self) -> Redis:
-        return open_client(self._settings.url, connections=1)
 
     def _described(self, registration: Registration) -> tuple[bytes | str | int, ...]:
         if not registration.fingerprint:

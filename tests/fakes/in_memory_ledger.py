@@ -347,18 +347,19 @@ def _check_fingerprint(registration: Registration) -> None:
 
 
 @contextmanager
-def _listening(queues: dict[str, list[asyncio.Queue[T]]], channel: str) -> Iterator[AsyncIterator[T]]:
-    queue: asyncio.Queue[T] = asyncio.Queue()
+def _listening(queues: dict[str, list[asyncio.Queue[T | None]]], channel: str) -> Iterator[AsyncIterator[T]]:
+    queue: asyncio.Queue[T | None] = asyncio.Queue()
     queues.setdefault(channel, []).append(queue)
 
     async def messages() -> AsyncIterator[T]:
-        while True:
-            yield await queue.get()
+        while (message := await queue.get()) is not None:
+            yield message
 
     try:
         yield messages()
     finally:
         queues[channel].remove(queue)
+        queue.put_nowait(None)
 
 
 def _owned(request_id: RequestId, entry: Entry) -> OwnedRequest:

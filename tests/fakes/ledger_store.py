@@ -54,8 +54,8 @@ class Store:
     leases: dict[str, int] = field(default_factory=dict)
     leaders: dict[str, tuple[str, int]] = field(default_factory=dict)
     fences: dict[str, int] = field(default_factory=dict)
-    streams: dict[str, list[asyncio.Queue[list[StreamMessage]]]] = field(default_factory=dict)
-    cancellations: dict[str, list[asyncio.Queue[RequestId]]] = field(default_factory=dict)
+    streams: dict[str, list[asyncio.Queue[list[StreamMessage] | None]]] = field(default_factory=dict)
+    cancellations: dict[str, list[asyncio.Queue[RequestId | None]]] = field(default_factory=dict)
 
     def is_alive(self, incarnation: str | None) -> bool:
         return self.leases.get(incarnation or "", 0) > self.now_ms()

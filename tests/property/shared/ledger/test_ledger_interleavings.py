@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from shared.contracts.errors import InvariantViolated
 from shared.contracts.events import Chunk, FinishReason, Outcome, SealedOutcome
@@ -213,8 +213,16 @@ class Interleavings(RuleBasedStateMachine):
         data=st.data(), choice=st.integers(0, 1), offset=st.integers(-3, 1), count=st.integers(0, 3),
         ends=st.booleans(),
     )  # fmt: skip
-    def append(self, data: st.DataObject, choice: int, offset: int, count: int, ends: bool) -> None:
-        token = self.draw_token(data)
+    def anyone_appends(self, data: st.DataObject, choice: int, offset: int, count: int, ends: bool) -> None:
+        self.append(self.draw_token(data), choice, offset, count, ends)
+
+    @precondition(lambda self: self.model.token)
+    @rule(offset=st.sampled_from([0, 0, -1]), count=st.integers(1, 3))
+    def the_holder_appends(self, offset: int, count: int) -> None:
+        assert self.model.token is not None
+        self.append(self.model.token, 0, offset, count, False)
+
+    def append(self, token: ClaimToken, choice: int, offset: int, count: int, ends: bool) -> None:
         ends = ends or count == 0
         written = self.model.tokens(choice)
         position = max(0, len(written) + offset)
@@ -360,4 +368,4 @@ def test_the_in_memory_ledger_keeps_its_promises_in_any_interleaving() -> None:
 
 @pytest.mark.redis
 def test_the_real_ledger_keeps_its_promises_in_any_interleaving(redis_url: str) -> None:
-    _run(lambda: RedisSubject(redis_url), examples=60, steps=40)
+    _run(lambda: RedisSubject(redis_url), examples=100, steps=40)
