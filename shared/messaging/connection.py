@@ -4,11 +4,13 @@ from typing import Any
 
 from aiokafka.helpers import create_ssl_context
 
+from shared.messaging import lenient_headers
 from shared.settings.kafka import KafkaSettings
 
 
 def connection_arguments(settings: KafkaSettings) -> dict[str, Any]:
     """Keyword arguments that producers, consumers and admin clients of aiokafka have in common."""
+    lenient_headers.install()
     arguments: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers.split(","),
         "security_protocol": settings.security_protocol,

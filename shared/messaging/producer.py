@@ -100,7 +100,7 @@ class RecordProducer:
             "key": key,
             # A tombstone without a key is a legal record, which aiokafka refuses; an empty value is its nearest kin.
             "value": b"" if key is None and value is None else value,
-            "headers": list(headers),
+            "headers": [(name if name.isascii() else _encodable(name), value) for name, value in headers],
             "partition": partition,
             "timestamp_ms": timestamp_ms,
         }
@@ -181,6 +181,11 @@ class RecordProducer:
             closing = asyncio.get_running_loop().create_task(_close(failed))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+
+
+def _encodable(name: str) -> str:
+    """aiokafka writes UTF-8 names only; bytes that are none (read as surrogates) become visible escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _is_rejection(error: KafkaError) -> bool:

@@ -3,10 +3,10 @@
 import pytest
 
 from shared.contracts.errors import BrokerUnavailable, PoisonMessage
+from shared.contracts.topics import TopicSpecification
 from shared.messaging.admin import ensure_topics
 from shared.messaging.dead_letter import publish_dead_letter
 from shared.messaging.lookup import RecordLookup, fetch_record
-from shared.contracts.topics import TopicSpecification
 from tests.fixtures.kafka_harness import KafkaHarness
 
 pytestmark = pytest.mark.kafka
@@ -48,6 +48,14 @@ async def test_a_record_without_key_and_value_becomes_a_dead_letter_too(harness:
     letter = await fetch_record(harness.settings, topic, 0, sent.offset)
     assert letter is not None
     assert (letter.key, letter.headers) == (None, (("h", None),))
+
+
+async def test_a_header_name_that_is_not_utf8_is_sent_on_readably(harness: KafkaHarness) -> None:
+    topic = await harness.create("escaped")
+    await harness.producer.send(topic, key=b"k", value=b"v", headers=[("\udcffname", b"1"), ("schön", b"2")])
+    letter = await fetch_record(harness.settings, topic, 0, 0)
+    assert letter is not None
+    assert letter.headers == (("\\xffname", b"1"), ("schön", b"2"))
 
 
 async def test_records_are_found_by_their_coordinates_in_any_order(harness: KafkaHarness) -> None:

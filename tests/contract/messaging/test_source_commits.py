@@ -134,8 +134,7 @@ async def test_committed_offsets_never_go_back_through_joins_and_leaves(harness:
             for delivery in reversed(steady.deliveries):
                 delivery.done()
             return (
-                sum([await harness.committed_offset(topic, partition) or 0 for partition in range(partitions)])
-                == 400
+                sum([await harness.committed_offset(topic, partition) or 0 for partition in range(partitions)]) == 400
             )
 
         await until_async(is_everything_committed)
