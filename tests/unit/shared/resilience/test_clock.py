@@ -19,7 +19,7 @@ async def test_sleepers_wake_in_the_order_of_their_alarms_each_at_its_own_time()
         group.create_task(sleeper("slow", 3.0))
         group.create_task(sleeper("quick", 1.0, 1.0, 1.5))
         await clock.advance(3.2)
-            assert woken == [("quick", 1.0), ("quick", 2.0), ("slow", 3.0)]
+        assert woken == [("quick", 1.0), ("quick", 2.0), ("slow", 3.0)]
         await clock.advance(0.3)
     assert woken[-1] == ("quick", 3.5)
     assert clock.monotonic() == 3.5
