@@ -18,7 +18,7 @@ from shared.settings.telemetry import TelemetrySettings
 from shared.telemetry.setup import setup_telemetry
 from shared.tokenization.tokenizer_error import TokenizerError
 
-_EXIT_BAD_SETTINGS = 78
+_EXIT_BAD_SETTINGS = 2
 
 
 async def run(

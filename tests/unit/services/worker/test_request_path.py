@@ -1,0 +1,454 @@
+"""What a record's way through the worker must look like, whatever happens to engine, ledger and Kafka on the way."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from shared.contracts.errors import BrokerUnavailable, IdempotencyConflict, OutcomeTooLarge, PoisonMessage, WorkerLost
+from shared.contracts.identifiers import RequestId
+from tests.fakes.ledger_store import Store
+from tests.unit.services.worker.path_harness import POSTED_MS, PathHarness, running_path
+
+
+async def undisturbed(**body: Any) -> dict[str, Any]:
+    async with running_path() as harness:
+        delivery = harness.ask(**body)
+        await harness.until(lambda: delivery.is_done)
+        return harness.bodies()[0]
+
+
+def only_request(harness: PathHarness) -> RequestId:
+    (request_id,) = harness.store.entries
+    return RequestId(request_id)
+
+
+def num_logged(harness: PathHarness) -> int:
+    return sum(len(chunk.token_ids) for entry in harness.store.entries.values() for chunk in entry.chunks)
+
+
+async def test_the_order_is_last_append_seal_publish_finish_done() -> None:
+    async with running_path() as harness:
+        delivery = harness.ask()
+        await harness.until(lambda: delivery.is_done)
+        assert harness.journal[0] == "append"
+        assert harness.journal[-4:] == ["seal", "publish", "finish", "done"]
+        assert set(harness.journal[:-4]) == {"append"}
+
+
+async def test_the_reply_goes_out_between_the_result_and_finish() -> None:
+    async with running_path() as harness:
+        delivery = harness.ask(headers=[("ce_id", b"a"), ("penstock-reply-to", b"answers")])
+        await harness.until(lambda: delivery.is_done)
+        assert harness.journal[-5:] == ["seal", "publish", "reply", "finish", "done"]
+        assert harness.replies.sent[0][1:] == harness.results.sent[0][1:]
+
+
+async def test_a_reply_that_cannot_be_sent_does_not_hold_up_the_result() -> None:
+    async with running_path() as harness:
+        harness.replies.failures.append(BrokerUnavailable("no such topic"))
+        delivery = harness.ask(headers=[("penstock-reply-to", b"answers")])
+        await harness.until(lambda: delivery.is_done)
+        assert harness.outcomes() == ["completed"]
+        assert not harness.replies.sent
+
+
+async def test_the_log_holds_exactly_the_tokens_and_the_text_of_the_result() -> None:
+    async with running_path() as harness:
+        delivery = harness.ask(max_tokens=23, return_token_ids=True, n=2)
+        await harness.until(lambda: delivery.is_done)
+        choices = harness.bodies()[0]["choices"]
+        for choice in choices:
+            chunks = [
+                chunk
+                for chunk in harness.store.entries[only_request(harness)].chunks
+                if chunk.choice == choice["index"]
+            ]
+            assert "".join(chunk.text for chunk in chunks) == choice["text"]
+            assert [t for chunk in chunks for t in chunk.token_ids] == choice["token_ids"]
+            assert [chunk.finish_reason is not None for chunk in chunks[-2:]] == [False, True]
+        assert choices[0]["text"] != choices[1]["text"]
+
+
+async def test_publishing_is_tried_until_kafka_has_it_and_the_bytes_stay_the_same() -> None:
+    async with running_path() as harness:
+        harness.results.failures.extend([BrokerUnavailable("away")] * 3)
+        delivery = harness.ask()
+        await harness.until(lambda: "seal" in harness.journal)
+        sealed = harness.store.entries[only_request(harness)].sealed
+        assert not delivery.is_done
+        await harness.until(lambda: delivery.is_done)
+        assert sealed is not None
+        assert [value for _, value, _ in harness.results.sent] == [sealed.value]
+
+
+async def test_a_result_that_the_topic_refuses_as_too_large_becomes_a_dead_letter_and_finishes() -> None:
+    async with running_path() as harness:
+        harness.results.failures.append(OutcomeTooLarge("limit of the topic"))
+        delivery = harness.ask()
+        await harness.until(lambda: delivery.is_done)
+        assert harness.journal[-4:] == ["seal", "dead letter", "finish", "done"]
+
+
+@pytest.mark.parametrize("value", [b"\xff\x00", b"{", None, b'"text"', b""])
+async def test_what_cannot_be_decoded_is_a_dead_letter_and_its_offset_is_done(value: bytes | None) -> None:
+    async with running_path() as harness:
+        delivery = harness.post(value)
+        await harness.until(lambda: delivery.is_done)
+        assert harness.journal == ["dead letter", "done"]
+        record, error = harness.dead_letters[0]
+        assert record is delivery.record
+        assert isinstance(error, PoisonMessage)
+        assert not harness.store.entries
+
+
+async def test_broken_protobuf_is_a_dead_letter() -> None:
+    async with running_path() as harness:
+        delivery = harness.post(b"\x0a\xff", headers=[("content-type", b"application/protobuf")])
+        await harness.until(lambda: delivery.is_done)
+        assert harness.journal == ["dead letter", "done"]
+
+
+async def test_too_many_dead_letters_raise_the_alarm_and_leave_the_record_alone() -> None:
+    async with running_path(max_dead_letter_run=3) as harness:
+        deliveries = [harness.post(b"garbage") for _ in range(3)]
+        await harness.until(lambda: bool(harness.alarms))
+        assert "3 records in a row" in str(harness.alarms[0])
+        assert [delivery.is_done for delivery in deliveries] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({"temperature": 9}, "invalid_request", "temperature"),
+        ({"model": "other"}, "model_not_found", "model"),
+        ({"prompt": "x" * 60, "max_tokens": 60}, "context_length_exceeded", "prompt"),
+        ({"prompt": "x" * 9_000}, "context_length_exceeded", "prompt"),
+        ({"prompt": [300]}, "invalid_request", "prompt"),
+        ({"messages": [{"role": "user", "content": "x" * 200}], "prompt": None}, "context_length_exceeded", "messages"),
+    ],
+)
+async def test_what_is_understood_and_invalid_gets_a_failed_result_that_names_the_field(
+    body: dict[str, Any], code: str, param: str
+) -> None:
+    asked = {"prompt": "abc", "max_tokens": 4, **body}
+    value = json.dumps({name: part for name, part in asked.items() if part is not None}).encode()
+    async with running_path(engine={"max_model_tokens": 100}) as harness:
+        delivery = harness.post(value)
+        await harness.until(lambda: delivery.is_done)
+        assert harness.journal == ["seal", "publish", "finish", "done"]
+        assert harness.outcomes() == ["failed"]
+        error = harness.bodies()[0]["error"]
+        assert (error["code"], error["param"]) == (code, param)
+        assert not harness.engine.submitted
+
+
+async def test_a_finished_request_that_comes_again_is_done_and_not_answered_twice() -> None:
+    async with running_path() as harness:
+        first = harness.ask()
+        await harness.until(lambda: first.is_done)
+        again = harness.ask()
+        await harness.until(lambda: again.is_done)
+        assert len(harness.results.sent) == 1
+
+
+async def test_a_sealed_request_is_published_again_byte_for_byte_by_its_next_holder() -> None:
+    store = Store(now_ms=lambda: POSTED_MS)
+    async with running_path(store=store) as dying:
+        dying.results.failures.extend([BrokerUnavailable("away")] * 1_000)
+        dying.ask()
+        await dying.until(lambda: "seal" in dying.journal)
+    async with running_path(store=store, name="worker-1") as heir:
+        delivery = heir.ask()
+        await heir.until(lambda: delivery.is_done)
+        assert heir.journal == ["publish", "finish", "done"]
+        sealed = store.entries[only_request(heir)].sealed
+        assert sealed is not None
+        assert heir.results.sent[0][1] == sealed.value
+        assert not heir.engine.submitted
+
+
+async def test_another_body_under_a_known_id_is_a_dead_letter_and_the_first_one_is_answered() -> None:
+    async with running_path() as harness:
+        first = harness.ask(prompt="one", max_tokens=100)
+        await harness.until(lambda: num_logged(harness) > 0)
+        second = harness.ask(prompt="two")
+        await harness.until(lambda: second.is_done)
+        await harness.until(lambda: first.is_done)
+        assert isinstance(harness.dead_letters[0][1], IdempotencyConflict)
+        assert harness.dead_letters[0][0] is second.record
+        assert len(harness.results.sent) == 1
+
+
+async def test_a_copy_of_a_running_record_waits_and_does_not_disturb_it() -> None:
+    async with running_path() as harness:
+        original, copy = harness.ask(max_tokens=30), harness.ask(max_tokens=30)
+        await harness.until(lambda: original.is_done and copy.is_done)
+        assert len(harness.results.sent) == 1
+        assert len(harness.engine.submitted) == 1
+        assert harness.store.entries[only_request(harness)].lost == 0
+
+
+async def test_a_held_request_is_claimed_again_every_half_second_until_it_is_finished() -> None:
+    store = Store(now_ms=lambda: POSTED_MS)
+    async with running_path(store=store) as holder, running_path(store=store, name="worker-1") as waiter:
+        running = holder.ask(max_tokens=50)
+        await holder.until(lambda: num_logged(holder) > 5)
+        waiting = waiter.ask(max_tokens=50)
+        await waiter.turn(seconds=0.4)
+        assert not waiting.is_done
+        await holder.until(lambda: running.is_done)
+        await waiter.until(lambda: waiting.is_done)
+        assert not waiter.results.sent
+        assert len(holder.results.sent) == 1
+
+
+async def test_the_ledger_away_means_waiting_not_losing() -> None:
+    async with running_path() as harness:
+        harness.ledger.available = False
+        delivery = harness.ask()
+        for _ in range(5):
+            await harness.turn(seconds=0.5)
+        assert not harness.journal
+        harness.ledger.available = True
+        await harness.until(lambda: delivery.is_done)
+        assert harness.outcomes() == ["completed"]
+
+
+async def test_the_ledger_away_while_running_loses_no_token() -> None:
+    expected = await undisturbed(max_tokens=40)
+    async with running_path() as harness:
+        delivery = harness.ask(max_tokens=40)
+        await harness.until(lambda: num_logged(harness) > 5)
+        harness.ledger.available = False
+        for _ in range(100):
+            await harness.turn()
+        harness.ledger.available = True
+        await harness.until(lambda: delivery.is_done)
+        assert harness.bodies()[0]["choices"] == expected["choices"]
+
+
+async def test_a_log_that_lost_an_append_is_filled_again() -> None:
+    expected = await undisturbed(max_tokens=40)
+    async with running_path() as harness:
+        delivery = harness.ask(max_tokens=40)
+        await harness.until(lambda: num_logged(harness) > 10)
+        entry = harness.store.entries[only_request(harness)]
+        del entry.chunks[3:]
+        entry.next_positions[0] = sum(len(chunk.token_ids) for chunk in entry.chunks)
+        await harness.until(lambda: delivery.is_done)
+        assert num_logged(harness) == 40
+        assert "".join(chunk.text for chunk in entry.chunks) == expected["choices"][0]["text"]
+
+
+async def test_a_fenced_request_falls_silent_and_is_claimed_again() -> None:
+    store = Store(now_ms=lambda: POSTED_MS)
+    async with running_path(store=store) as old, running_path(store=store, name="worker-1") as new:
+        old_delivery = old.ask(max_tokens=60)
+        await old.until(lambda: num_logged(old) > 5)
+        store.leases.clear()
+        new_delivery = new.ask(max_tokens=60)
+        await new.until(lambda: bool(new.engine.submitted))
+        assert new.engine.submitted[0].choices[0].output_token_ids
+        # The old one runs on, and is fenced at its next append.
+        await old.until(lambda: bool(old.engine.cancelled))
+        assert old.path.emitter.num_running == 0
+        assert not {"seal", "publish", "done"} & set(old.journal)
+        await new.until(lambda: new_delivery.is_done)
+        await old.until(lambda: old_delivery.is_done)
+        assert not old.results.sent
+        assert new.bodies()[0]["choices"] == (await undisturbed(max_tokens=60))["choices"]
+
+
+async def test_an_engine_that_dies_in_the_middle_changes_nothing_in_the_result() -> None:
+    expected = await undisturbed(max_tokens=50, n=3)
+    async with running_path() as harness:
+        delivery = harness.ask(max_tokens=50, n=3)
+        await harness.until(lambda: num_logged(harness) > 20)
+        harness.kill_engine()
+        assert harness.path.emitter.num_running == 0
+        assert harness.valve.is_paused
+        for _ in range(10):
+            await harness.turn(seconds=0.5)
+        assert len(harness.engine.submitted) == 1
+        harness.restart_engine()
+        assert not harness.valve.is_paused
+        await harness.until(lambda: delivery.is_done)
+        assert harness.bodies()[0]["choices"] == expected["choices"]
+        assert harness.store.entries[only_request(harness)].lost == 1
+        assert harness.engine.submitted[1].choices[0].output_token_ids
+
+
+async def test_a_request_that_kills_every_engine_is_given_up_with_a_failed_result_and_a_dead_letter() -> None:
+    async with running_path(max_attempts=3) as harness:
+        delivery = harness.ask(max_tokens=1_000)
+        for life in range(3):
+            await harness.until(lambda life=life: len(harness.engine.submitted) == life + 1)
+            await harness.turn()
+            harness.kill_engine()
+            harness.restart_engine()
+        await harness.until(lambda: delivery.is_done)
+        assert harness.outcomes() == ["failed"]
+        assert isinstance(harness.dead_letters[0][1], WorkerLost)
+        assert len(harness.engine.submitted) == 3
+
+
+async def test_a_cancelled_request_stops_in_the_engine_and_ends_as_cancelled() -> None:
+    async with running_path() as harness:
+        delivery = harness.ask(max_tokens=1_000)
+        await harness.until(lambda: num_logged(harness) > 3)
+        harness.path.emitter.cancel(only_request(harness))
+        await harness.until(lambda: delivery.is_done)
+        assert harness.outcomes() == ["cancelled"]
+        assert (only_request(harness), None) in harness.engine.cancelled
+        assert not harness.engine.null.has_work
+
+
+async def test_a_cancel_flag_in_the_ledger_is_seen_by_the_next_append() -> None:
+    async with running_path() as harness:
+        delivery = harness.ask(max_tokens=1_000)
+        await harness.until(lambda: num_logged(harness) > 3)
+        await harness.ledger.cancel(only_request(harness), reason="enough", tenant=None)
+        await harness.until(lambda: delivery.is_done)
+        assert harness.outcomes() == ["cancelled"]
+
+
+async def test_a_request_cancelled_before_it_was_claimed_never_reaches_the_engine() -> None:
+    async with running_path() as harness:
+        first = harness.ask(max_tokens=1)
+        await harness.until(lambda: first.is_done)
+        request_id = only_request(harness)
+        harness.store.entries.clear()
+        await harness.ledger.cancel(request_id, reason="too late", tenant=None)
+        delivery = harness.ask(max_tokens=1)
+        await harness.until(lambda: delivery.is_done)
+        assert harness.outcomes() == ["completed", "cancelled"]
+        assert len(harness.engine.submitted) == 1
+
+
+async def test_a_deadline_that_passes_while_running_ends_with_the_usage_so_far() -> None:
+    headers = [("ce_id", b"a"), ("penstock-deadline-ms", str(POSTED_MS + 200).encode())]
+    async with running_path() as harness:
+        delivery = harness.ask(max_tokens=1_000, headers=headers)
+        await harness.until(lambda: delivery.is_done)
+        assert harness.outcomes() == ["expired"]
+        assert 0 < num_logged(harness) < 1_000
+        assert not harness.engine.null.has_work
+
+
+async def test_a_deadline_that_passed_before_the_claim_is_the_ledgers_verdict() -> None:
+    headers = [("ce_id", b"a"), ("penstock-deadline-ms", str(POSTED_MS - 1).encode())]
+    async with running_path() as harness:
+        delivery = harness.ask(headers=headers)
+        await harness.until(lambda: delivery.is_done)
+        assert harness.outcomes() == ["expired"]
+        assert harness.journal == ["seal", "publish", "finish", "done"]
+        assert not harness.engine.submitted
+
+
+async def test_what_the_engine_rejects_for_good_is_a_failed_result() -> None:
+    async with running_path() as harness:
+        harness.engine.rejects_with = "context_length_exceeded"
+        delivery = harness.ask()
+        await harness.until(lambda: delivery.is_done)
+        assert harness.outcomes() == ["failed"]
+        assert harness.bodies()[0]["error"]["code"] == "context_length_exceeded"
+
+
+async def test_what_a_full_engine_rejects_is_claimed_again_without_counting_as_lost() -> None:
+    async with running_path() as harness:
+        harness.engine.rejects_with = "engine_saturated"
+        delivery = harness.ask()
+        await harness.until(lambda: harness.path.emitter.num_running == 0 and bool(harness.engine.cancelled))
+        harness.engine.rejects_with = None
+        await harness.until(lambda: delivery.is_done)
+        assert harness.outcomes() == ["completed"]
+        assert harness.store.entries[only_request(harness)].lost == 0
+
+
+async def test_an_error_of_ours_is_tried_again_and_then_is_a_failed_result_with_a_dead_letter() -> None:
+    async with running_path(max_attempts=2) as harness:
+        harness.engine.rejects_with = "engine_failed"
+        delivery = harness.ask()
+        await harness.until(lambda: delivery.is_done)
+        assert len(harness.engine.submitted) == 2
+        assert harness.outcomes() == ["failed"]
+        assert len(harness.dead_letters) == 1
+
+
+async def test_a_stop_string_cuts_the_text_and_stops_the_choice_in_the_engine() -> None:
+    whole = (await undisturbed(max_tokens=60))["choices"][0]["text"]
+    stop = whole[20:22]
+    async with running_path() as harness:
+        delivery = harness.ask(max_tokens=60, stop=[stop])
+        await harness.until(lambda: delivery.is_done)
+        choice = harness.bodies()[0]["choices"][0]
+        assert choice["text"] == whole[: whole.index(stop)]
+        assert choice["finish_reason"] == "stop"
+        assert (only_request(harness), 0) in harness.engine.cancelled
+        assert harness.bodies()[0]["usage"]["completion_tokens"] == whole.index(stop) + 2
+
+
+async def test_intake_pauses_above_the_high_mark_of_open_tokens_and_resumes_below_the_low_one() -> None:
+    async with running_path(max_open_tokens=300) as harness:
+        first = [harness.ask(max_tokens=100, headers=[("ce_id", b"%d" % n)]) for n in range(3)]
+        await harness.until(lambda: harness.path.emitter.num_running == 3, is_stepping=False)
+        harness.path.balance()
+        assert harness.valve.is_paused
+        await harness.until(lambda: all(delivery.is_done for delivery in first))
+        assert not harness.valve.is_paused
+
+
+async def test_quarantine_closes_the_valve_until_it_is_lifted() -> None:
+    async with running_path() as harness:
+        harness.path.quarantine(True)
+        assert harness.valve.is_paused
+        harness.path.quarantine(False)
+        assert not harness.valve.is_paused
+
+
+async def test_a_stopped_intake_claims_nothing_more_and_leaves_the_offset_undone() -> None:
+    async with running_path() as harness:
+        harness.path.intake.stop()
+        delivery = harness.ask()
+        for _ in range(5):
+            await harness.turn(seconds=0.5)
+        assert not delivery.is_done
+        assert not harness.store.entries
+
+
+async def test_our_own_bug_ends_one_request_and_not_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_path() as harness:
+
+        async def broken(*_: object) -> int:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(harness.path.intake._prompts, "read", broken)
+        bad = harness.ask()
+        await harness.until(lambda: bad.is_done)
+        assert harness.bodies()[0]["error"]["code"] == "internal_error"
+        monkeypatch.undo()
+        good = harness.ask(headers=[("ce_id", b"b")])
+        await harness.until(lambda: good.is_done)
+        assert harness.outcomes() == ["failed", "completed"]
+
+
+async def test_the_first_token_goes_out_at_once_and_the_rest_in_flushes() -> None:
+    async with running_path(flush_interval_seconds=10.0) as harness:
+        harness.ask(max_tokens=1_000)
+        await harness.until(lambda: harness.path.emitter.num_running == 1)
+        for _ in range(50):
+            harness.path.step_finished(harness.engine.step())
+            await asyncio.sleep(0)
+        assert harness.journal.count("append") == 1
+        assert 1 <= num_logged(harness) < 50
+
+
+async def test_many_requests_of_a_step_share_one_append() -> None:
+    async with running_path() as harness:
+        deliveries = [harness.ask(headers=[("ce_id", b"%d" % number)]) for number in range(40)]
+        await harness.until(lambda: harness.path.emitter.num_running == 40, is_stepping=False)
+        await harness.until(lambda: all(delivery.is_done for delivery in deliveries))
+        assert harness.journal.count("append") <= 5
+        assert harness.journal.count("seal") == 40
