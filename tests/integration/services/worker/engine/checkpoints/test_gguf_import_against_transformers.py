@@ -85,8 +85,8 @@ def test_the_gguf_file_read_directly_has_the_same_float32_weights(
 
 
 def test_texts_have_the_token_ids_that_transformers_gives(tokenizer: Tokenizer, reference_tokenizer) -> None:
-    texts = [text for text in _paragraphs() if not WHITESPACE_RUN_BEFORE_DIGIT.search(text)][:3000]
-    assert len(texts) == 3000
+    texts = [text for text in _paragraphs() if not WHITESPACE_RUN_BEFORE_DIGIT.search(text)]
+    assert len(texts) > 2000
     for text in (*texts, *ODD_TEXTS):
         assert tokenizer.encode(text) == reference_tokenizer.encode(text, add_special_tokens=False), text
         assert tokenizer.encode_prompt(text) == reference_tokenizer.encode(text), text
@@ -106,9 +106,7 @@ def test_a_digit_is_cut_off_before_whitespace_is_grouped_unlike_in_transformers_
 def test_decoded_text_is_transformers_decoded_text(tokenizer: Tokenizer, reference_tokenizer) -> None:
     for text in (*_paragraphs()[:300], *ODD_TEXTS):
         token_ids = tokenizer.encode(text)
-        decoded = reference_tokenizer.decode(
-            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        decoded = reference_tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert tokenizer.decode(token_ids) == decoded
 
 
