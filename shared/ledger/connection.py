@@ -1,17 +1,17 @@
 """Runs the ledger's scripts on Redis and says `LedgerUnavailable` when it cannot. It knows no verb and no key.
 
-A broken connection is retried once at once: every verb may be repeated without harm. Appends have a client with a
-single connection, so that they stay in order (DELIVERY line 5).
+It uses redis-py's connections (URL, TLS, login, hiredis) but not its client, whose pool, retries and event hooks
+cost more than the exchange itself. A broken connection is retried once at once: every verb may be repeated.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+import asyncio
+from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.contracts.errors import InvariantViolated, LedgerUnavailable
@@ -19,43 +19,78 @@ from shared.ledger.scripts import load_script
 
 _CONNECT_TIMEOUT_SECONDS = 2.0
 _ANSWER_TIMEOUT_SECONDS = 3.0
-T = TypeVar("T")
-_UNAVAILABLE = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError, OSError)
+
+_BROKEN = (RedisConnectionError, OSError)
+_UNAVAILABLE = (*_BROKEN, RedisTimeoutError, OutOfMemoryError, ReadOnlyError)
 
 
-def open_client(url: str, *, connections: int) -> Redis:
-    """A client that connects when first used."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=_ANSWER_TIMEOUT_SECONDS,
-        socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
-        socket_timeout=_ANSWER_TIMEOUT_SECONDS,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        protocol=2,
-    )
-    return Redis.from_pool(pool)
+def translate(error: Exception) -> LedgerUnavailable | InvariantViolated:
+    """What an error of Redis means to us."""
+    if isinstance(error, _UNAVAILABLE):
+        return LedgerUnavailable(f"Redis does not answer: {type(error).__name__}")
+    return InvariantViolated(f"Redis refused a ledger command: {error}")
 
 
-async def translate(call: Callable[[], Awaitable[T]]) -> T:
-    """Run one exchange with Redis; its errors become ours."""
-    try:
-        return await call()
-    except _UNAVAILABLE as error:
-        raise LedgerUnavailable(f"Redis does not answer: {type(error).__name__}") from error
-    except RedisError as error:
-        raise InvariantViolated(f"Redis refused a ledger command: {error}") from error
+class Connections:
+    """Up to `size` connections, opened when first needed; with `size` 1, exchanges happen in the order asked."""
 
+    def __init__(self, url: str, *, size: int) -> None:
+        # Only a factory here: it parses the URL and knows which class of connection it means.
+        self._factory = ConnectionPool.from_url(
+            url,
+            socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+            socket_timeout=_ANSWER_TIMEOUT_SECONDS,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+        self._free = asyncio.Semaphore(size)
+        self._idle: list[AbstractConnection] = []
 
-async def run_script(client: Redis, name: str, *arguments: bytes | str | int) -> Any:
-    """One round trip; two the first time Redis sees the script."""
-    script = load_script(name)
+    async def close(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.disconnect(nowait=True)
 
-    async def call() -> Any:
+    def new(self) -> AbstractConnection:
+        """A connection of the caller's own, not connected yet."""
+        connection: AbstractConnection = self._factory.make_connection()  # type: ignore[no-untyped-call]
+        return connection
+
+    async def run(self, name: str, *arguments: bytes | str | int) -> Any:
+        """Run a script: one round trip, two the first time Redis sees it."""
+        script = load_script(name)
         try:
-            return await client.execute_command("EVALSHA", script.sha1, 0, *arguments)  # type: ignore[no-untyped-call]
+            return await self.ask("EVALSHA", script.sha1, 0, *arguments)
         except NoScriptError:
-            return await client.execute_command("EVAL", script.source, 0, *arguments)  # type: ignore[no-untyped-call]
+            return await self.ask("EVAL", script.source, 0, *arguments)
 
-    return await translate(call)
+    async def ask(self, *command: bytes | str | int) -> Any:
+        """One command, one answer."""
+        try:
+            async with self._free:
+                try:
+                    return await self._exchange(command)
+                except _BROKEN:
+                    await self.close()  # what lies idle is as stale as the one that broke
+                    return await self._exchange(command)
+        except NoScriptError:
+            raise
+        except (RedisError, OSError) as error:
+            raise translate(error) from error
+
+    async def _exchange(self, command: tuple[bytes | str | int, ...]) -> Any:
+        connection = self._idle.pop() if self._idle else self.new()
+        try:
+            if not connection.is_connected:
+                await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+            reply = await connection.read_response()
+        except ResponseError:
+            self._idle.append(connection)
+            raise
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._idle.append(connection)
+        return reply

@@ -15,7 +15,7 @@ from shared.contracts.errors import LedgerUnavailable
 from shared.contracts.events import SealedOutcome
 from shared.contracts.identifiers import ClaimToken, Incarnation, RequestId, new_claim_token
 from shared.ledger import answers, wire
-from shared.ledger.connection import open_client, run_script, translate
+from shared.ledger.connection import Connections
 from shared.ledger.records import (
     LOST,
     Append,
@@ -50,8 +50,8 @@ class Ledger:
         self._prefix = settings.key_prefix
         self._retention_ms = settings.done_retention_seconds * 1000
         self._log_retention_ms = settings.log_retention_seconds * 1000
-        self._client = open_client(settings.url, connections=_CONNECTIONS)
-        self._append_client = open_client(settings.url, connections=1)
+        self._connections = Connections(settings.url, size=_CONNECTIONS)
+        self._append_connection = Connections(settings.url, size=1)
         self._candidate = secrets.token_hex(8)
         self._unanswered_claims: dict[tuple[RequestId, Incarnation], ClaimToken] = {}
 
@@ -64,11 +64,11 @@ class Ledger:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._client.aclose()
-        await self._append_client.aclose()
+        await self._connections.close()
+        await self._append_connection.close()
 
     async def ping(self) -> None:
-        await translate(lambda: self._client.execute_command("PING"))  # type: ignore[no-untyped-call]
+        await self._connections.ask("PING")
 
     # --- gateway
 
@@ -102,7 +102,7 @@ class Ledger:
     async def listen(self, channel: str) -> AsyncIterator[AsyncIterator[list[StreamMessage]]]:
         """What is appended and finished for the requests that `channel` is subscribed to."""
         name = f"{self._prefix}stream:{_channel(channel)}"
-        async with Subscription(self._client.connection_pool, name) as encoded:
+        async with Subscription(self._connections, name) as encoded:
             yield (_LOST_BATCH if message is None else wire.decode_message(message) async for message in encoded)
 
     # --- worker
@@ -132,7 +132,7 @@ class Ledger:
         replies: list[AppendAnswer] = []
         for start in range(0, len(batch), _APPENDS_PER_SCRIPT):
             encoded = wire.encode_flush(batch[start : start + _APPENDS_PER_SCRIPT])
-            reply = await run_script(self._append_client, "append", self._prefix, self._retention_ms, encoded)
+            reply = await self._append_connection.run("append", self._prefix, self._retention_ms, encoded)
             replies.extend(map(answers.append_answer, reply))
         return replies
 
@@ -152,16 +152,16 @@ class Ledger:
         return bool(await self._run("release", request_id, token))
 
     async def refresh_lease(self, incarnation: Incarnation) -> None:
-        key = f"{self._prefix}lease:{incarnation}"
-        await translate(lambda: self._client.set(key, "1", px=self._settings.lease_ttl_ms))
+        key = _bytes(f"{self._prefix}lease:{incarnation}")
+        await self._connections.ask("SET", key, "1", "PX", self._settings.lease_ttl_ms)
 
     async def drop_lease(self, incarnation: Incarnation) -> None:
-        await translate(lambda: self._client.delete(f"{self._prefix}lease:{incarnation}"))
+        await self._connections.ask("DEL", _bytes(f"{self._prefix}lease:{incarnation}"))
 
     @asynccontextmanager
     async def listen_cancellations(self, incarnation: Incarnation) -> AsyncIterator[AsyncIterator[RequestId]]:
         """Ids to cancel now. Also seen by `append`: after a lost connection nothing needs to be read again."""
-        async with Subscription(self._client.connection_pool, f"{self._prefix}worker:{incarnation}") as encoded:
+        async with Subscription(self._connections, f"{self._prefix}worker:{incarnation}") as encoded:
             yield (RequestId(message.decode()) async for message in encoded if message is not None)
 
     # --- supervisor
@@ -201,7 +201,7 @@ class Ledger:
         )
 
     async def _run(self, script: str, *arguments: bytes | str | int) -> Any:
-        return await run_script(self._client, script, self._prefix, *arguments)
+        return await self._connections.run(script, self._prefix, *arguments)
 
 
 _LOST_BATCH = [LOST]

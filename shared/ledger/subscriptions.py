@@ -9,10 +9,10 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from shared.ledger.connection import translate
+from shared.ledger.connection import Connections, translate
 
 _PING_SECONDS = 1.0
 _RECONNECT_SECONDS = 0.1
@@ -25,15 +25,18 @@ class Subscription:
     Leaving it ends an iteration that is waiting in another task.
     """
 
-    def __init__(self, pool: ConnectionPool, channel: str) -> None:
-        self._pool = pool
+    def __init__(self, connections: Connections, channel: str) -> None:
+        self._connections = connections
         self._channel = channel
         self._connection: AbstractConnection | None = None
         self._pinging: asyncio.Task[None] | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
-        self._connection = await translate(self._subscribe)
+        try:
+            self._connection = await self._subscribe()
+        except (RedisError, OSError) as error:
+            raise translate(error) from error
         self._pinging = asyncio.create_task(self._ping())
         return self
 
@@ -71,9 +74,9 @@ class Subscription:
         raise StopAsyncIteration
 
     async def _subscribe(self) -> AbstractConnection:
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        connection = self._connections.new()
         try:
-            await connection.connect()
+            await connection.connect()  # type: ignore[no-untyped-call]
             await connection.send_command("SUBSCRIBE", self._channel)
             await connection.read_response()
         except BaseException:
