@@ -63,6 +63,18 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
+_TEMPLATE_FAILURES = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
+"""What a program of a few lines can raise when its input is not what it expected."""
+
+
 class ChatTemplate:
     """One compiled template. Raises jinja2.TemplateSyntaxError when it is none."""
 
@@ -81,7 +93,7 @@ class ChatTemplate:
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
             )
-        except jinja2.TemplateError as error:
+        except _TEMPLATE_FAILURES as error:
             problem = f"the model's chat template refuses these messages: {error}"
             raise InvalidRequest(problem, param="messages") from error
 
