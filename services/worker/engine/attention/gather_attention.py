@@ -29,7 +29,7 @@ class GatherAttention:
             output[: layout.num_single] = _attend_single(single, keys, values, layout, scale)
         for row in range(layout.num_single, layout.num_sequences):
             begin, end = layout.query_start_list[row], layout.query_start_list[row + 1]
-            output[begin:end] = _attend_chunk(queries[begin:end], keys, values, layout, row, scale)
+            output[begin:end] = attend_chunk(queries[begin:end], keys, values, layout, row, scale)
         return output
 
 
@@ -55,7 +55,7 @@ def _attend_single(
     return torch.matmul(weights, own_values).view(num_sequences, num_query_heads * head_size)
 
 
-def _attend_chunk(
+def attend_chunk(
     queries: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,

@@ -34,7 +34,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     shape = checkpoint.config
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, checkpoint_dtype=shape.torch_dtype, device=device)
-    attention = select_attention(config.attention_backend, device=device, dtype=dtype)
+    attention = select_attention(config.attention_backend, shape, device=device, dtype=dtype)
     limit = config.max_model_tokens or shape.max_position_embeddings
     decoder = Decoder(
         shape,

@@ -1,0 +1,89 @@
+"""Compiles kernels.c on first use and keeps the result, named by source, compiler flags and processor.
+
+Knows compilers and files, no tensors. Where there is no compiler there are no native kernels: `build` says why, and
+torch does the work.
+"""
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("kernels.c")
+CACHE_VARIABLE = "PENSTOCK_CACHE"
+
+_FLAGS = (
+    "-O3 -march=native -std=gnu11 -fPIC -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math"
+).split()
+"""Sums may be reordered, which vectorises them; NaN and infinity keep their meaning."""
+_BUILD_TIMEOUT_SECONDS = 120
+
+
+class NoNativeKernels(Exception):
+    """They cannot be built or loaded here, for this reason."""
+
+
+def build(*, with_openmp: bool) -> Path:
+    """The library's path, compiled now if it is not there. Raises NoNativeKernels."""
+    compiler = _compiler()
+    flags = [*_FLAGS, "-fopenmp"] if with_openmp else _FLAGS
+    library = _cache_directory() / f"kernels-{_name(compiler, flags)}.so"
+    if library.exists():
+        return library
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+            compiled, linked = Path(scratch, "kernels.o"), Path(scratch, "kernels.so")
+            _run([*compiler, *flags, "-c", str(SOURCE), "-o", str(compiled)])
+            # Linked without -fopenmp: the symbols come from the OpenMP that torch has loaded. A second one in the
+            # process would have threads of its own that fight torch's for the cores.
+            _run([*compiler, "-shared", str(compiled), "-lm", "-o", str(linked)])
+            linked.replace(library)  # at once: another process may build the same
+    except OSError as error:
+        raise NoNativeKernels(f"cannot write to {library.parent}: {error}") from error
+    return library
+
+
+def _compiler() -> list[str]:
+    for name in (os.environ.get("CC"), "gcc", "cc", "clang"):
+        if name and shutil.which(name):
+            return [name]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise NoNativeKernels("no C compiler: neither gcc, cc, clang nor the package ziglang")
+
+
+def _cache_directory() -> Path:
+    root = os.environ.get(CACHE_VARIABLE)
+    return Path(root) if root else Path.home() / ".cache" / "penstock"
+
+
+def _name(compiler: list[str], flags: list[str]) -> str:
+    """-march=native makes a library that another processor may not run: its features are part of the name."""
+    digest = hashlib.sha256(SOURCE.read_bytes())
+    digest.update("\0".join([*compiler, *flags, platform.machine(), _processor_features()]).encode())
+    return digest.hexdigest()[:24]
+
+
+def _processor_features() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _run(command: list[str]) -> None:
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NoNativeKernels(f"{command[0]} took longer than {_BUILD_TIMEOUT_SECONDS} s") from error
+    if result.returncode != 0:
+        raise NoNativeKernels(f"{command[0]} failed: {result.stderr.strip()[-500:]}")

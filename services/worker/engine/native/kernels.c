@@ -1,0 +1,200 @@
+/* The decoder's small operators and paged attention on CPU, each as one pass over memory.
+ *
+ * A plain C interface: pointers and sizes, no torch headers, so that it builds in a second with any C compiler and
+ * does not depend on torch's C++ ABI. This file is included twice by itself, once per element type: float32
+ * (suffix _f32) and bfloat16 (_bf16), arithmetic always in float32. Legend as in the Python code: T tokens,
+ * S sequences, H query heads, K kv heads, D head size, N blocks, P positions per block, B longest block table.
+ */
+#ifndef ELEMENT
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define MAX_GROUP 64
+#define MAX_HEAD_SIZE 256
+#define TILE 16
+
+/* Cephes' expf: relative error below 2e-7; a NaN stays a NaN. Written out because compilers vectorise only this. */
+static inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float n = rintf(x * 1.44269504f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    float y = p * r * r + r + 1.0f;
+    int32_t bits = ((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return y * power;
+}
+
+static inline float from_bf16(uint16_t x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, 4);
+    return y;
+}
+
+/* To nearest, ties to even, as torch does; a NaN stays a NaN. */
+static inline uint16_t to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+    return (uint16_t)(x != x ? 0x7FC0u : rounded);
+}
+
+int64_t penstock_interface_version(void) { return 1; }
+
+#define ELEMENT float
+#define NAME(name) name##_f32
+#define LOAD(x) (x)
+#define STORE(x) (x)
+#include "kernels.c"
+#undef ELEMENT
+#undef NAME
+#undef LOAD
+#undef STORE
+
+#define ELEMENT uint16_t
+#define NAME(name) name##_bf16
+#define LOAD(x) from_bf16(x)
+#define STORE(x) to_bf16(x)
+#include "kernels.c"
+
+#else
+
+/* residual += update where there is one; out = residual / rms(residual) * weight. All [rows, size]. */
+void NAME(add_rms_norm)(ELEMENT *restrict out, ELEMENT *restrict residual, const ELEMENT *restrict update,
+                        const ELEMENT *restrict weight, int64_t rows, int64_t size, float epsilon) {
+#pragma omp parallel for if (rows * size > 65536)
+    for (int64_t row = 0; row < rows; row++) {
+        ELEMENT *x = residual + row * size;
+        if (update) {
+            const ELEMENT *u = update + row * size;
+            for (int64_t i = 0; i < size; i++) x[i] = STORE(LOAD(x[i]) + LOAD(u[i]));
+        }
+        float sum = 0.0f;
+        for (int64_t i = 0; i < size; i++) sum += LOAD(x[i]) * LOAD(x[i]);
+        float scale = 1.0f / sqrtf(sum / (float)size + epsilon);
+        ELEMENT *y = out + row * size;
+        for (int64_t i = 0; i < size; i++) {
+            ELEMENT normed = STORE(LOAD(x[i]) * scale);
+            y[i] = STORE(LOAD(normed) * LOAD(weight[i]));
+        }
+    }
+}
+
+/* in [T, 2 * inner] -> out [T, inner]: silu(first half) * second half. */
+void NAME(silu_multiply)(ELEMENT *restrict out, const ELEMENT *restrict in, int64_t rows, int64_t inner) {
+#pragma omp parallel for if (rows * inner > 65536)
+    for (int64_t row = 0; row < rows; row++) {
+        const ELEMENT *gate = in + row * 2 * inner, *up = gate + inner;
+        ELEMENT *y = out + row * inner;
+        for (int64_t i = 0; i < inner; i++) {
+            float g = LOAD(gate[i]);
+            ELEMENT activated = STORE(g / (1.0f + exponential(-g)));
+            y[i] = STORE(LOAD(activated) * LOAD(up[i]));
+        }
+    }
+}
+
+/* projected [T, (H + 2K) * D] -> queries [T, H, D] turned; keys turned and values into their slots, [N * P, K, D].
+ * table [positions, D]: cosines of the D / 2 angles, then sines. */
+void NAME(rotate_and_store)(ELEMENT *restrict queries, const ELEMENT *restrict projected,
+                            const float *restrict table, ELEMENT *restrict keys, ELEMENT *restrict values,
+                            const int64_t *restrict positions, const int64_t *restrict slots, int64_t tokens,
+                            int64_t num_query_heads, int64_t num_kv_heads, int64_t head_size) {
+    int64_t half = head_size / 2, row_size = (num_query_heads + 2 * num_kv_heads) * head_size;
+#pragma omp parallel for if (tokens * row_size > 65536)
+    for (int64_t t = 0; t < tokens; t++) {
+        const float *cosines = table + positions[t] * head_size, *sines = cosines + half;
+        const ELEMENT *row = projected + t * row_size;
+        ELEMENT *own_keys = keys + slots[t] * num_kv_heads * head_size;
+        for (int64_t h = 0; h < num_query_heads + num_kv_heads; h++) {
+            const ELEMENT *x = row + h * head_size;
+            ELEMENT *y = h < num_query_heads ? queries + (t * num_query_heads + h) * head_size
+                                             : own_keys + (h - num_query_heads) * head_size;
+            for (int64_t i = 0; i < half; i++) {
+                float first = LOAD(x[i]), second = LOAD(x[i + half]);
+                y[i] = STORE(first * cosines[i] - second * sines[i]);
+                y[i + half] = STORE(second * cosines[i] + first * sines[i]);
+            }
+        }
+        memcpy(values + slots[t] * num_kv_heads * head_size,
+               row + (num_query_heads + num_kv_heads) * head_size,
+               (size_t)(num_kv_heads * head_size) * sizeof(ELEMENT));
+    }
+}
+
+/* One new token per sequence: queries [S, H, D], keys and values [N, P, K, D], read where they lie -> out [S, H, D].
+ * Softmax in one pass over tiles (Milakov and Gimelshein 2018; Dao et al. 2022). */
+void NAME(paged_attention)(ELEMENT *restrict out, const ELEMENT *restrict queries, const ELEMENT *restrict keys,
+                           const ELEMENT *restrict values, const int32_t *restrict block_tables,
+                           const int32_t *restrict context_lengths, int64_t sequences, int64_t table_size,
+                           int64_t block_size, int64_t num_query_heads, int64_t num_kv_heads,
+                           int64_t head_size, float scale) {
+    int64_t group = num_query_heads / num_kv_heads, row_size = num_kv_heads * head_size;
+#pragma omp parallel for schedule(dynamic) if (sequences * num_kv_heads > 1)
+    for (int64_t task = 0; task < sequences * num_kv_heads; task++) {
+        int64_t s = task / num_kv_heads, kv_head = task % num_kv_heads;
+        int64_t context = context_lengths[s];
+        const int32_t *table = block_tables + s * table_size;
+        const ELEMENT *q = queries + (s * num_query_heads + kv_head * group) * head_size;
+        float query[MAX_GROUP * MAX_HEAD_SIZE], sum[MAX_GROUP * MAX_HEAD_SIZE];
+        float weights[MAX_GROUP * TILE], row[MAX_HEAD_SIZE], largest[MAX_GROUP], total[MAX_GROUP];
+        for (int64_t i = 0; i < group * head_size; i++) query[i] = LOAD(q[i]) * scale, sum[i] = 0.0f;
+        for (int64_t g = 0; g < group; g++) largest[g] = -INFINITY, total[g] = 0.0f;
+        for (int64_t start = 0; start < context; start += TILE) {
+            int64_t count = context - start < TILE ? context - start : TILE;
+            int64_t cells[TILE];
+            for (int64_t j = 0; j < count; j++) {
+                int64_t position = start + j;
+                int64_t block = table[position / block_size];
+                cells[j] = (block * block_size + position % block_size) * row_size + kv_head * head_size;
+            }
+            for (int64_t j = 0; j < count; j++) {
+                for (int64_t d = 0; d < head_size; d++) row[d] = LOAD(keys[cells[j] + d]);
+                for (int64_t g = 0; g < group; g++) {
+                    float dot = 0.0f;
+                    for (int64_t d = 0; d < head_size; d++) dot += query[g * head_size + d] * row[d];
+                    weights[g * TILE + j] = dot;
+                }
+            }
+            for (int64_t g = 0; g < group; g++) {
+                float peak = largest[g];
+                for (int64_t j = 0; j < count; j++)
+                    peak = weights[g * TILE + j] > peak ? weights[g * TILE + j] : peak;
+                /* All scores so far NaN: the output must be one, too, not a quiet zero. */
+                float shrink = peak == largest[g] ? 1.0f : exponential(largest[g] - peak);
+                float added = 0.0f;
+                for (int64_t j = 0; j < count; j++) {
+                    float weight = exponential(weights[g * TILE + j] - peak);
+                    weights[g * TILE + j] = weight;
+                    added += weight;
+                }
+                total[g] = total[g] * shrink + added;
+                largest[g] = peak;
+                for (int64_t d = 0; d < head_size; d++) sum[g * head_size + d] *= shrink;
+            }
+            for (int64_t j = 0; j < count; j++) {
+                for (int64_t d = 0; d < head_size; d++) row[d] = LOAD(values[cells[j] + d]);
+                for (int64_t g = 0; g < group; g++) {
+                    float weight = weights[g * TILE + j];
+                    for (int64_t d = 0; d < head_size; d++) sum[g * head_size + d] += weight * row[d];
+                }
+            }
+        }
+        ELEMENT *y = out + (s * num_query_heads + kv_head * group) * head_size;
+        for (int64_t g = 0; g < group; g++)
+            for (int64_t d = 0; d < head_size; d++)
+                y[g * head_size + d] = STORE(sum[g * head_size + d] / total[g]);
+    }
+}
+
+#endif

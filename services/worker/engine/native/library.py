@@ -1,0 +1,77 @@
+"""The compiled kernels as functions on tensors. Checks nothing about a model; callers pass contiguous CPU tensors.
+
+`load_kernels` is None where they cannot be built: everybody who uses them has a way without.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from services.worker.engine.native.build import NoNativeKernels, build
+
+MAX_GROUP = 64
+MAX_HEAD_SIZE = 256
+_INTERFACE_VERSION = 1
+
+_POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_SIGNATURES: dict[str, list[Any]] = {
+    "add_rms_norm": [_POINTER] * 4 + [_INTEGER] * 2 + [_FLOAT],
+    "silu_multiply": [_POINTER] * 2 + [_INTEGER] * 2,
+    "rotate_and_store": [_POINTER] * 7 + [_INTEGER] * 4,
+    "paged_attention": [_POINTER] * 6 + [_INTEGER] * 6 + [_FLOAT],
+}
+_SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+class Kernels:
+    """The functions for one element type; arguments as in kernels.c, tensors as `data_ptr()`."""
+
+    def __init__(self, library: ctypes.CDLL, suffix: str) -> None:
+        self.add_rms_norm = _function(library, "add_rms_norm", suffix)
+        self.silu_multiply = _function(library, "silu_multiply", suffix)
+        self.rotate_and_store = _function(library, "rotate_and_store", suffix)
+        self.paged_attention = _function(library, "paged_attention", suffix)
+
+
+def _function(library: ctypes.CDLL, name: str, suffix: str) -> Any:
+    function = getattr(library, f"{name}_{suffix}")
+    function.argtypes = _SIGNATURES[name]
+    function.restype = None
+    return function
+
+
+def load_kernels(dtype: torch.dtype) -> Kernels | None:
+    suffix = _SUFFIXES.get(dtype)
+    library = _open_library() if suffix is not None else None
+    return None if suffix is None or library is None else Kernels(library, suffix)
+
+
+@functools.cache
+def _open_library() -> ctypes.CDLL | None:
+    """With torch's OpenMP if that can be had, else on one thread, else none."""
+    for with_openmp in (True, False):
+        if with_openmp and not _share_openmp():
+            continue
+        try:
+            library = ctypes.CDLL(str(build(with_openmp=with_openmp)))
+        except (NoNativeKernels, OSError):
+            continue
+        library.penstock_interface_version.restype = ctypes.c_int64
+        if library.penstock_interface_version() == _INTERFACE_VERSION:
+            return library
+    return None
+
+
+def _share_openmp() -> bool:
+    """Make the symbols of the GNU OpenMP that torch brought visible to the kernels."""
+    root = Path(torch.__file__).parent
+    for folder in (root / "lib", root.parent / "torch.libs"):
+        for file in sorted(folder.glob("libgomp*.so*")):
+            ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
+            return True
+    return False
