@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shared.telemetry.catalogue import CATALOGUE, LABELS, MetricDescription
 
-PATH = Path("docs/metrics.md")
+PATH = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 _HEAD = """# Metrics
 
