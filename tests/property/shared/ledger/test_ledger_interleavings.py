@@ -6,21 +6,26 @@ share nothing but the flush, which the contract suite covers.
 """
 
 import asyncio
-import uuid
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from shared.contracts.errors import InvariantViolated
 from shared.contracts.events import Chunk, FinishReason, Outcome, SealedOutcome
-from shared.contracts.identifiers import ClaimToken, Incarnation, RequestId
+from shared.contracts.identifiers import ClaimToken, Incarnation
 from shared.contracts.requests import Coordinates, Lane, WireFormat
-from shared.ledger.ledger import Ledger
 from shared.ledger.records import (
     Append,
     AppendStatus,
@@ -36,62 +41,17 @@ from shared.ledger.records import (
     Sealed,
     Verdict,
 )
-from shared.settings.redis import RedisSettings
-from tests.fakes.in_memory_ledger import InMemoryLedger
+from tests.property.shared.ledger.ledger_subjects import REQUEST, InMemorySubject, RedisSubject, Subject
 
 T = TypeVar("T")
 
-REQUEST = RequestId("a" * 32)
 WORKERS = (Incarnation("alice.1"), Incarnation("bob.1"))
-MAX_ATTEMPTS = 3
 FAR_MS = 2**42
 SEALS = {
     Verdict.CANCELLED: {Outcome.CANCELLED},
     Verdict.EXPIRED: {Outcome.EXPIRED},
     Verdict.POISONED: {Outcome.FAILED, Outcome.DEAD_LETTERED},
 }
-
-
-class Subject(Protocol):
-    """A ledger under test; `expire` makes the request's deadline pass."""
-
-    ledger: Ledger
-
-    async def open(self) -> None: ...
-
-    async def expire(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-
-class InMemorySubject:
-    async def open(self) -> None:
-        fake = InMemoryLedger(RedisSettings(lease_ttl_ms=600_000))
-        self.fake = fake
-        self.ledger: Ledger = fake  # type: ignore[assignment]
-
-    async def expire(self) -> None:
-        entry = self.fake.store.entries[REQUEST]
-        assert entry.registration is not None
-        entry.registration = replace(entry.registration, deadline_ms=1)
-
-    async def close(self) -> None:
-        return None
-
-
-class RedisSubject:
-    def __init__(self, url: str) -> None:
-        self._settings = RedisSettings(url=url, key_prefix=f"{uuid.uuid4().hex}:", lease_ttl_ms=600_000)
-
-    async def open(self) -> None:
-        self.ledger = Ledger(self._settings)
-
-    async def expire(self) -> None:
-        key = f"{self._settings.key_prefix}request:{REQUEST}"
-        await self.ledger._connections.ask("HSET", key, "deadline", 1)
-
-    async def close(self) -> None:
-        await self.ledger.__aexit__(None, None, None)
 
 
 @dataclass
@@ -103,6 +63,7 @@ class Model:
     holder: Incarnation | None = None
     living: set[Incarnation] = field(default_factory=set)
     lost: int = 0
+    max_attempts: int = 3
     attempts: int = 0
     cancelled: bool = False
     expired: bool = False
@@ -132,7 +93,7 @@ class Model:
             return Verdict.CANCELLED
         if self.expired:
             return Verdict.EXPIRED
-        return Verdict.POISONED if self.lost >= MAX_ATTEMPTS else None
+        return Verdict.POISONED if self.lost >= self.max_attempts else None
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -144,6 +105,7 @@ class Interleavings(RuleBasedStateMachine):
         self.model = Model()
         self.tokens: list[ClaimToken] = [ClaimToken("never issued")]
         self.next_token_id = 0
+        self.may_cancel = self.may_expire = self.may_seal = False
 
     def ask(self, question: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(question)
@@ -157,6 +119,19 @@ class Interleavings(RuleBasedStateMachine):
             request_id=REQUEST, pool="p", lane=Lane.INTERACTIVE, tenant="t",
             deadline_ms=1 if self.model.expired else FAR_MS, fingerprint=fingerprint, seed=7,
         )  # fmt: skip
+
+    @initialize(
+        cancels=st.sampled_from([False, False, True]), expires=st.sampled_from([False, False, True]),
+        seals=st.booleans(), max_attempts=st.sampled_from([2, 3, 100]), claims=st.booleans(),
+    )  # fmt: skip
+    def choose_what_may_happen(
+        self, cancels: bool, expires: bool, seals: bool, max_attempts: int, claims: bool
+    ) -> None:
+        """Where everything may happen, nearly every example ends after a few steps, with an empty log."""
+        self.may_cancel, self.may_expire, self.may_seal = cancels, expires, seals
+        self.model.max_attempts = max_attempts
+        if claims:
+            self.claim(WORKERS[0], running=False)
 
     @rule(fingerprint=st.sampled_from(["f", "f", "other"]))
     def register(self, fingerprint: str) -> None:
@@ -174,10 +149,18 @@ class Interleavings(RuleBasedStateMachine):
             self.model.known = True
 
     @rule(worker=st.sampled_from(WORKERS), running=st.booleans())
+    def anyone_claims(self, worker: Incarnation, running: bool) -> None:
+        self.claim(worker, running)
+
+    @precondition(lambda self: not self.model.token)
+    @rule(worker=st.sampled_from(WORKERS))
+    def a_free_request_is_claimed(self, worker: Incarnation) -> None:
+        self.claim(worker, running=False)
+
     def claim(self, worker: Incarnation, running: bool) -> None:
         model = self.model
         request = ClaimRequest(
-            registration=self.registration(), incarnation=worker, max_attempts=MAX_ATTEMPTS, running=running,
+            registration=self.registration(), incarnation=worker, max_attempts=self.model.max_attempts, running=running,
             coordinates=Coordinates(topic="x", partition=0, offset=0, timestamp_ms=0),
         )  # fmt: skip
         answer = self.ask(self.subject.ledger.claim(request))
@@ -250,9 +233,19 @@ class Interleavings(RuleBasedStateMachine):
         assert answer.cancel_requested == self.model.cancelled
         assert answer.deadline_passed == self.model.expired
 
+    @precondition(lambda self: self.may_seal)
     @rule(data=st.data(), outcome=st.sampled_from(list(Outcome)))
-    def seal(self, data: st.DataObject, outcome: Outcome) -> None:
-        token, model = self.draw_token(data), self.model
+    def anyone_seals(self, data: st.DataObject, outcome: Outcome) -> None:
+        self.seal(self.draw_token(data), outcome)
+
+    @precondition(lambda self: self.may_seal and self.model.token)
+    @rule(outcome=st.sampled_from(list(Outcome)))
+    def the_holder_seals(self, outcome: Outcome) -> None:
+        assert self.model.token is not None
+        self.seal(self.model.token, outcome)
+
+    def seal(self, token: ClaimToken, outcome: Outcome) -> None:
+        model = self.model
         wanted = SealedOutcome(
             request_id=REQUEST, outcome=outcome, wire_format=WireFormat.JSON, value=str(len(self.tokens)).encode(),
             headers=(), reply_to=None, sealed_at_ms=self.next_token_id,
@@ -296,6 +289,7 @@ class Interleavings(RuleBasedStateMachine):
             model.token = model.holder = None
             model.lost += not model.verdict and not model.sealed
 
+    @precondition(lambda self: self.may_cancel)
     @rule()
     def cancel(self) -> None:
         answer = self.ask(self.subject.ledger.cancel(REQUEST, reason="user", tenant="t"))
@@ -305,6 +299,7 @@ class Interleavings(RuleBasedStateMachine):
             assert (answer.requested, answer.known) == (True, self.model.known)
             self.model.cancelled = True
 
+    @precondition(lambda self: self.may_expire)
     @rule()
     def deadline_passes(self) -> None:
         if self.model.known and not self.model.finished:
@@ -363,9 +358,9 @@ def _run(make_subject: Callable[[], Subject], *, examples: int, steps: int) -> N
 
 
 def test_the_in_memory_ledger_keeps_its_promises_in_any_interleaving() -> None:
-    _run(InMemorySubject, examples=200, steps=40)
+    _run(InMemorySubject, examples=500, steps=40)
 
 
 @pytest.mark.redis
 def test_the_real_ledger_keeps_its_promises_in_any_interleaving(redis_url: str) -> None:
-    _run(lambda: RedisSubject(redis_url), examples=80, steps=40)
+    _run(lambda: RedisSubject(redis_url), examples=120, steps=40)
