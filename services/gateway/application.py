@@ -83,7 +83,11 @@ def build_gateway(
                 yield
 
     application = FastAPI(
-        title="Penstock", description="OpenAI-compatible inference on Kafka.", version="1", lifespan=lifespan
+        title="Penstock",
+        description="OpenAI-compatible inference on Kafka.",
+        version="1",
+        lifespan=lifespan,
+        redirect_slashes=False,
     )
     application.state.topic_names = kafka.topic_names
     for module in (inference, requests, models, probes):

@@ -27,10 +27,6 @@ def event_with_id(payload: bytes, identifier: bytes) -> bytes:
     return b"id: " + identifier + b"\ndata: " + payload + b"\n\n"
 
 
-def comment(text: str) -> bytes:
-    return b": " + " ".join(text.split()).encode() + b"\n\n"
-
-
 def format_event_id(positions: Iterable[StreamPosition]) -> bytes:
     return ",".join(
         f"{position.num_tokens}.{position.num_characters}.{position.digest:08x}{'f' if position.is_finished else ''}"

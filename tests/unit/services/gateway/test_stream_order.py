@@ -157,9 +157,7 @@ def test_whatever_arrives_in_whatever_order_the_client_has_the_text_once(
 ) -> None:
     def cut(borders: list[int]) -> list[Chunk]:
         edges = [0, *sorted({border for border in borders if border < len(text)}), len(text)]
-        return [
-            chunk(start, text[start:end], finish=end == len(text)) for start, end in itertools.pairwise(edges)
-        ]
+        return [chunk(start, text[start:end], finish=end == len(text)) for start, end in itertools.pairwise(edges)]
 
     live, log = cut(cuts), cut(other_cuts)
     order, received = StreamOrder(1), ""
