@@ -22,7 +22,8 @@ async def test_a_missing_topic_is_named_created_and_then_no_longer_missing(kafka
     assert not plan.is_satisfied
     assert plan.complaints() == [f"topic {kafka_settings.topic_prefix}one is missing (a test)"]
     await apply_plan(kafka_settings, plan)
-    assert (await ensure_topics(kafka_settings, wanted)).complaints() == []
+    await ensure_topics(kafka_settings, wanted)  # waits until the metadata shows it
+    assert (await plan_topics(kafka_settings, wanted)).complaints() == []
 
 
 async def test_too_few_partitions_are_named_and_added(kafka_settings: KafkaSettings) -> None:
