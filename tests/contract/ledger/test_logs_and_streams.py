@@ -178,6 +178,23 @@ async def test_appended_chunks_and_the_terminal_reach_the_registered_channel(ben
         ]
 
 
+async def test_a_wide_flush_reaches_the_channel_whole_and_in_order(bench: Bench) -> None:
+    """More requests and more chunks than msgpack's short array headers hold."""
+    requests = []
+    for index in range(100):
+        bench.request_id = type(bench.request_id)(f"{index:032}")
+        await bench.ledger.register(bench.registration(), channel="gateway")
+        requests.append((bench.request_id, (await bench.run()).token))
+    chunks = tuple(chunk(position, position) for position in range(20))
+    async with bench.ledger.listen("gateway") as messages:
+        await bench.ledger.append(
+            [Append(request_id=request_id, token=token, chunks=chunks) for request_id, token in requests]
+        )
+        assert await _collect(messages, 2_000) == [
+            StreamMessage(request_id=request_id, chunk=part) for request_id, _ in requests for part in chunks
+        ]
+
+
 async def test_every_attached_channel_hears_and_a_detached_one_does_not(bench: Bench) -> None:
     await bench.ledger.register(bench.registration(), channel="one")
     await bench.ledger.attach(bench.request_id, channel="two")
