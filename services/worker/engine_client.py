@@ -224,7 +224,7 @@ class EngineClient:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "services.worker.engine_process",
                 "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
-                "--config", msgspec.json.encode(self._config).decode(),
+                "--config", msgspec.json.encode(self._config, enc_hook=str).decode(),
                 pass_fds=[theirs.fileno()],
                 env=self._child_environment(),
             )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from rich import box
 from rich.table import Table
 
 from services.cli.commands.ask import DATA_DIR_OPTION
@@ -41,24 +42,25 @@ def fetch_fleet(base_url: str) -> dict[str, Any]:
 
 
 def fleet_table(view: dict[str, Any]) -> Table:
-    table = Table(title=f"Fleet: {len(view['workers'])} workers", title_justify="left")
-    for column in ("worker", "pool", "state", "model"):
-        table.add_column(column)
-    for column in ("running", "waiting", "KV free", "tokens/s", "partitions", "seen"):
-        table.add_column(column, justify="right")
+    """One line a worker, 80 columns wide. `load` is running + waiting requests."""
+    title = f"Fleet: {len(view['workers'])} workers"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("worker", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("model", no_wrap=True, overflow="ellipsis")
+    for column in ("load", "KV free", "tokens/s", "parts", "seen"):
+        table.add_column(column, justify="right", no_wrap=True)
     for worker in view["workers"]:
         style = STATE_STYLES.get(worker["state"], "")
         table.add_row(
             worker["worker_id"],
-            worker["pool"],
             f"[{style}]{worker['state']}[/]" if style else worker["state"],
             ", ".join(worker["models"]),
-            str(worker["running_requests"]),
-            str(worker["waiting_requests"]),
+            f"{worker['running_requests']} + {worker['waiting_requests']}",
             share(worker["kv_blocks_free"], worker["kv_blocks_total"]),
             f"{worker['output_tokens_per_second']:.0f}",
             str(len(worker["partitions"])),
-            f"{worker['age_seconds']:.1f} s ago",
+            f"{worker['age_seconds']:.1f} s",
         )
     return table
 

@@ -82,9 +82,7 @@ def _resolve(progress: Progress | None) -> list[Path]:
         import jgo
         from jgo.maven import PythonResolver
     except ImportError as error:
-        raise KafkaJarsUnavailable(
-            "the embedded Kafka needs `pip install penstock-inference[embedded]`"
-        ) from error
+        raise KafkaJarsUnavailable("the embedded Kafka needs `pip install penstock-inference[embedded]`") from error
 
     @contextlib.contextmanager
     def downloading(name: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
@@ -93,9 +91,7 @@ def _resolve(progress: Progress | None) -> list[Path]:
         yield lambda _: None
 
     try:
-        environment = jgo.build(
-            "+".join(COORDINATES), resolver=PythonResolver(progress_callback=downloading)
-        )
+        environment = jgo.build("+".join(COORDINATES), resolver=PythonResolver(progress_callback=downloading))
     except (OSError, RuntimeError) as error:
         raise KafkaJarsUnavailable(f"could not fetch Apache Kafka's jars: {error}") from error
     # `classpath` leaves out jars that declare a module name; a class path wants them all.

@@ -35,7 +35,7 @@ async def resolve_model(model: str, *, data_dir: Path) -> tuple[Path, str]:
 async def import_model(source: str, directory: Path) -> None:
     """Turn a GGUF file (or `default`) into a Hugging Face directory, with a progress bar on the terminal."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "services.worker.offline.import_model", source, str(directory)
+        sys.executable, "-P", "-m", "services.worker.offline.import_model", source, "--out", str(directory)
     )
     if await process.wait() != 0:
         raise CommandFailed(f"the model {source} could not be imported into {directory}")

@@ -33,6 +33,7 @@ from shared.settings.kafka import KafkaSettings
 
 WORKER_GRACE_SECONDS = 40.0
 SERVICE_GRACE_SECONDS = 15.0
+HOPELESS_RESTARTS = 3
 Report = Callable[[str], None]
 
 
@@ -91,7 +92,7 @@ class EmbeddedStack:
         deadline = time.monotonic() + timeout_seconds
         async with httpx.AsyncClient(timeout=2.0) as client:
             while True:
-                self._raise_when_refused()
+                self._raise_when_hopeless()
                 missing = await self._missing(client)
                 if not missing:
                     return
@@ -200,12 +201,12 @@ class EmbeddedStack:
             return f"{len(ready)} of {len(self.workers)} workers are ready"
         return ""
 
-    def _raise_when_refused(self) -> None:
+    def _raise_when_hopeless(self) -> None:
         for service in self.services:
-            if service.state is ServiceState.REFUSED:
+            if service.state is ServiceState.REFUSED or service.restarts >= HOPELESS_RESTARTS:
+                what = "refused its settings" if service.state is ServiceState.REFUSED else "dies again and again"
                 raise CommandFailed(
-                    f"{service.name} refused its settings: {service.last_log_lines(1)}",
-                    hint=f"its log is {service.log_file}",
+                    f"{service.name} {what}: {service.last_log_lines(1)}", hint=f"its log is {service.log_file}"
                 )
 
     def _service_changed(self, service: ServiceProcess, note: str) -> None:
