@@ -4,8 +4,9 @@ Refuses to decide anything. Entering fails with BrokerUnavailable while no broke
 reconnect by themselves.
 """
 
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from services.supervisor.reassignment import Copies, FetchRecord
@@ -16,6 +17,9 @@ from shared.messaging.broker import ControlBroker
 from shared.messaging.lookup import RecordLookup
 from shared.messaging.producer import RecordProducer
 from shared.settings.kafka import KafkaSettings
+
+LOOKUPS = 4
+"""A lookup reads one record at a time, in about four round trips."""
 
 Hear = Callable[[Heartbeat], None]
 
@@ -45,13 +49,20 @@ def kafka_edge(settings: KafkaSettings, *, client_id: str) -> OpenEdge:
         async with (
             control,
             RecordProducer(settings, client_id=f"{client_id}-copies") as copies,
-            RecordLookup(settings, client_id=f"{client_id}-lookup") as lookup,
+            AsyncExitStack() as stack,
         ):
+            lookups = [
+                await stack.enter_async_context(
+                    RecordLookup(settings, client_id=f"{client_id}-lookup-{number}")
+                )
+                for number in range(LOOKUPS)
+            ]
+            turns = itertools.cycle(lookups)
             yield KafkaEdge(
                 names=settings.topic_names,
                 cluster=await cluster_id(settings),
                 copies=copies,
-                fetch_record=lookup.fetch,
+                fetch_record=lambda topic, partition, offset: next(turns).fetch(topic, partition, offset),
                 publish_event=control.publish_event,
             )
 

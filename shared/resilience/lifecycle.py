@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from shared.contracts.errors import TransientError
 from shared.resilience.backoff import Backoff
 from shared.resilience.clock import Clock
 
@@ -62,7 +63,8 @@ class _Failures:
                 loop=self._name,
                 failures=self._count,
                 error=f"{type(error).__name__}: {error}",
-                exc_info=error,
+                # What is away says so in one line; anything else may be a bug and shows where.
+                exc_info=None if isinstance(error, TransientError) else error,
             )
 
     def worked(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from shared.contracts.errors import LedgerUnavailable
 from shared.resilience.backoff import Backoff
 from shared.resilience.clock import ManualClock
 from shared.resilience.lifecycle import run_periodically, run_persistently, stop_signal
@@ -102,6 +103,25 @@ async def test_failing_rounds_are_survived_and_logged_ever_more_rarely() -> None
     healed = [line for line in logs if line["log_level"] == "info"]
     assert [line["failures"] for line in healed] == [8]
     assert "ConnectionError: gone" in logs[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("error", "has_traceback"), [(LedgerUnavailable("away"), False), (ValueError("a bug"), True)]
+)
+async def test_only_what_may_be_a_bug_is_logged_with_its_traceback(
+    error: Exception, has_traceback: bool
+) -> None:
+    clock = ManualClock()
+
+    async def fail() -> None:
+        raise error
+
+    async def body() -> None:
+        await clock.advance(0.5)
+
+    with capture_logs() as logs:
+        await _while_running(run_periodically("test", 1.0, fail, clock=clock), body)
+    assert (logs[0]["exc_info"] is not None) is has_traceback
 
 
 async def test_a_cancelled_loop_ends() -> None:
