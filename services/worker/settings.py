@@ -43,7 +43,9 @@ class WorkerSettings(ScopedSettings):
     )
     enable_prefix_cache: bool = Field(default=True, description="Reuse KV blocks of equal prefixes.")
     attention_backend: str = Field(default="auto", description="Attention backend; auto picks the fastest.")
-    null_step_ms: float = Field(default=0.0, ge=0, description="How long a step of the null engine takes.")
+    null_step_ms: float = Field(
+        default=0.5, ge=0, description="How long a step of the null engine takes; 0 spins on one core."
+    )
     intake_high_mark: int | None = Field(
         default=None, ge=1, description="Records in hand at which intake pauses; unset: twice the batch."
     )
