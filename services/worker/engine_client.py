@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-import msgspec
 import structlog
 
 from services.worker.engine.events import (

@@ -55,6 +55,15 @@ class EngineProcessConfig(msgspec.Struct, frozen=True, kw_only=True):
     niceness: int = 5
 
 
+def encode_config(config: EngineProcessConfig) -> str:
+    """For the command line; msgspec has no paths."""
+    return msgspec.json.encode(config, enc_hook=str).decode()
+
+
+def decode_config(text: str) -> EngineProcessConfig:
+    return msgspec.json.decode(text, type=EngineProcessConfig, dec_hook=lambda kind, value: kind(value))
+
+
 def load_engine(config: EngineProcessConfig) -> SteppingEngine:
     """Build the engine the configuration asks for. The real one is imported here: it brings torch."""
     if config.null is not None:

@@ -96,9 +96,7 @@ def test_messages_arrive_whole_and_in_order_wherever_the_stream_is_cut(cuts: lis
     reader = FrameReader()
     borders = [0, *sorted(cuts), len(STREAM)]
     received = [
-        message
-        for start, end in zip(borders, borders[1:], strict=False)
-        for message in reader.feed(STREAM[start:end])
+        message for start, end in zip(borders, borders[1:], strict=False) for message in reader.feed(STREAM[start:end])
     ]
     assert received == MESSAGES
 

@@ -27,9 +27,7 @@ def run(null: NullEngine) -> list[TokensSampled]:
 
 
 def tokens_of(events: list[TokensSampled], request_id: str, choice: int = 0) -> list[int]:
-    return [
-        token for e in events if (e.request_id, e.choice) == (request_id, choice) for token in e.token_ids
-    ]
+    return [token for e in events if (e.request_id, e.choice) == (request_id, choice) for token in e.token_ids]
 
 
 def test_a_request_gets_max_tokens_and_says_length() -> None:
