@@ -141,14 +141,14 @@ def _command(
             check=check,
         )
     except (ValueError, OSError) as error:
-        errors.print(str(error), markup=False, highlight=False)
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     if as_json:
         sys.stdout.write(result_json(result) + "\n")
     else:
         Console().print(result_table(result))
     for problem in result.problems:
-        errors.print(problem, markup=False, highlight=False)
+        errors.print(problem, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1 if result.problems else 0)
 
 

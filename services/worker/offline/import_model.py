@@ -20,7 +20,7 @@ def import_model(source: str, out: Path, *, console: Console | None = None) -> N
     """`source` is the path of a GGUF file or `default`. Raises CheckpointError."""
     gguf = default_model_gguf() if source == DEFAULT_MODEL else Path(source)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console or Console(stderr=True)) as bar:
+    with Progress(*columns, console=console or Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"Importing {gguf.name}", total=None)
         import_gguf(gguf, out, lambda done, total: bar.update(task, completed=done, total=total))
 
@@ -34,9 +34,9 @@ def _command(
     try:
         import_model(source, out, console=console)
     except (CheckpointError, OSError) as error:
-        console.print(str(error), markup=False, highlight=False)
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
-    console.print(f"Imported into {out}", markup=False, highlight=False)
+    console.print(f"Imported into {out}", markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -135,12 +135,13 @@ def _command(
             num_threads=num_threads,
         )
     except (ValueError, OSError) as error:
-        console.print(str(error), markup=False, highlight=False)
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     console.print(
         f"{summary.num_lines} lines, {summary.num_failed} answered with an error, in {summary.run_seconds:.1f} s "
         f"after {summary.load_seconds:.1f} s of loading: {output}",
         markup=False,
+        soft_wrap=True,
     )
     raise typer.Exit(1 if summary.num_failed else 0)
 

@@ -88,8 +88,8 @@ def hugging_face_config(metadata: GgufMetadata, *, tied: bool, dtype: str) -> di
         "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
         "pad_token_id": metadata.get("tokenizer.ggml.padding_token_id"),
     }
-    scaling = _rope_scaling(metadata)
-    return config if scaling is None else {**config, "rope_scaling": scaling}
+    config["rope_scaling"] = _rope_scaling(metadata)
+    return {name: value for name, value in config.items() if value is not None}
 
 
 def _refuse_experts(metadata: GgufMetadata) -> None:
