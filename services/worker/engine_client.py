@@ -27,7 +27,7 @@ from services.worker.engine.events import (
     StepResult,
     Submit,
 )
-from services.worker.engine_process import EngineProcessConfig
+from services.worker.engine_process import EngineProcessConfig, encode_config
 from services.worker.frames import BrokenFrame, FrameReader, Message, encode_frame
 from shared.contracts.errors import EngineFailed
 
@@ -223,7 +223,7 @@ class EngineClient:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "services.worker.engine_process",
                 "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
-                "--config", msgspec.json.encode(self._config, enc_hook=str).decode(),
+                "--config", encode_config(self._config),
                 pass_fds=[theirs.fileno()],
                 env=self._child_environment(),
             )  # fmt: skip

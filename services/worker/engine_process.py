@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent(options.parent)
     # Ctrl-C in a terminal reaches the whole process group: stopping is the shell's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    config = msgspec.json.decode(options.config, type=EngineProcessConfig, dec_hook=lambda kind, text: kind(text))
+    config = decode_config(options.config)
     os.nice(config.niceness)
     channel = FrameChannel(socket.socket(fileno=options.fd))
     return run(config, channel)

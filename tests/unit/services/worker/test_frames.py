@@ -1,5 +1,6 @@
 """Frames survive any cut of the stream and refuse what is not theirs."""
 
+import itertools
 import socket
 
 import pytest
@@ -95,9 +96,7 @@ STREAM = b"".join(map(encode_frame, MESSAGES))
 def test_messages_arrive_whole_and_in_order_wherever_the_stream_is_cut(cuts: list[int]) -> None:
     reader = FrameReader()
     borders = [0, *sorted(cuts), len(STREAM)]
-    received = [
-        message for start, end in zip(borders, borders[1:], strict=False) for message in reader.feed(STREAM[start:end])
-    ]
+    received = [message for start, end in itertools.pairwise(borders) for message in reader.feed(STREAM[start:end])]
     assert received == MESSAGES
 
 

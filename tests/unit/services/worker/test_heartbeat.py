@@ -1,5 +1,7 @@
 """Heartbeats carry what the fleet routes and judges by."""
 
+from typing import ClassVar
+
 from services.worker.engine.events import EngineReady
 from services.worker.heartbeat import HeartbeatWriter, WorkerIdentity, WorkerLoad
 from shared.contracts.codec import decode_heartbeat, encode_heartbeat
@@ -23,7 +25,7 @@ READY = EngineReady(
 
 
 class Source:
-    assignment = [("bulk", 0), ("interactive", 2), ("interactive", 1), ("resume", 0)]
+    assignment: ClassVar = [("bulk", 0), ("interactive", 2), ("interactive", 1), ("resume", 0)]
     last_poll_age_seconds = 0.25
     oldest_unfinished_age_seconds = 2.0
 

@@ -1,0 +1,107 @@
+"""The fast attention backends against the obvious one, over scattered blocks and mixed steps."""
+
+import math
+
+import pytest
+import torch
+
+from services.worker.engine.attention.attention_backend import AttentionBackend
+from services.worker.engine.attention.gather_attention import GatherAttention
+from services.worker.engine.attention.native_attention import NativeAttention
+from services.worker.engine.attention.reference_attention import ReferenceAttention
+from services.worker.engine.attention.step_layout import StepLayout
+from services.worker.engine.native.library import load_kernels
+
+BLOCK_SIZE = 16
+DTYPES = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+
+
+def backend(name: str, dtype: torch.dtype) -> AttentionBackend:
+    if name == "gather":
+        return GatherAttention()
+    kernels = load_kernels(dtype)
+    if kernels is None:
+        pytest.skip("no C compiler here")
+    return NativeAttention(kernels)
+
+
+def make_layout(lengths: list[tuple[int, int]]) -> StepLayout:
+    """(new tokens, context) of each sequence; blocks in random places, shared by nobody."""
+    lengths = sorted(lengths, key=lambda pair: pair[0] > 1)
+    longest = max(-(-context // BLOCK_SIZE) for _, context in lengths)
+    places = torch.randperm(len(lengths) * longest, dtype=torch.int32)
+    starts = [0]
+    for new, _ in lengths:
+        starts.append(starts[-1] + new)
+    contexts = [context for _, context in lengths]
+    positions = torch.cat([torch.arange(context - new, context) for new, context in lengths])
+    return StepLayout(
+        positions=positions,
+        slots=torch.empty(0, dtype=torch.int64),
+        block_tables=places.view(len(lengths), longest).contiguous(),
+        context_lengths=torch.tensor(contexts, dtype=torch.int32),
+        query_starts=torch.tensor(starts, dtype=torch.int32),
+        context_length_list=contexts,
+        query_start_list=starts,
+        num_single=sum(1 for new, _ in lengths if new == 1),
+        block_size_tokens=BLOCK_SIZE,
+    )
+
+
+@pytest.mark.parametrize("name", ["gather", "native"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads", "head_size"), [(9, 3, 64), (4, 4, 32), (8, 1, 80), (2, 2, 6)])
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [(1, 1)],
+        [(1, 16), (1, 17), (1, 300)],
+        [(40, 40)],
+        [(7, 100), (1, 33), (20, 20), (1, 5), (2, 18)],
+    ],
+)
+def test_it_equals_the_reference(
+    name: str, dtype: torch.dtype, heads: int, kv_heads: int, head_size: int, lengths: list[tuple[int, int]]
+) -> None:
+    torch.manual_seed(1)
+    layout = make_layout(lengths)
+    num_blocks = layout.block_tables.numel()
+    cache = torch.randn(2, num_blocks, BLOCK_SIZE, kv_heads, head_size).to(dtype)
+    queries = torch.randn(len(layout.positions), heads, head_size).to(dtype)
+    expected = ReferenceAttention().attend(queries, cache[0], cache[1], layout, head_size**-0.5)
+    found = backend(name, dtype).attend(queries, cache[0], cache[1], layout, head_size**-0.5)
+    torch.testing.assert_close(found, expected, atol=DTYPES[dtype], rtol=DTYPES[dtype])
+
+
+@pytest.mark.parametrize("name", ["gather", "native"])
+def test_cells_behind_the_context_are_never_seen(name: str) -> None:
+    layout = make_layout([(1, 5), (1, 40), (3, 20)])
+    cache = torch.randn(2, layout.block_tables.numel(), BLOCK_SIZE, 2, 8)
+    queries = torch.randn(5, 4, 8)
+    clean = backend(name, torch.float32).attend(queries, cache[0], cache[1], layout, 1.0)
+    for row, context in enumerate(layout.context_length_list):
+        for position in range(context, layout.block_tables.shape[1] * BLOCK_SIZE):
+            block = int(layout.block_tables[row, position // BLOCK_SIZE])
+            cache[:, block, position % BLOCK_SIZE] = math.nan
+    found = backend(name, torch.float32).attend(queries, cache[0], cache[1], layout, 1.0)
+    torch.testing.assert_close(found, clean)
+
+
+@pytest.mark.parametrize("name", ["gather", "native"])
+def test_what_is_not_a_number_stays_in_its_sequence_and_is_not_hidden(name: str) -> None:
+    layout = make_layout([(1, 20), (1, 20)])
+    cache = torch.randn(2, layout.block_tables.numel(), BLOCK_SIZE, 2, 8)
+    cache[0, int(layout.block_tables[0, 0]), 3] = math.nan
+    found = backend(name, torch.float32).attend(torch.randn(2, 4, 8), cache[0], cache[1], layout, 1.0)
+    assert found[0].isnan().all()
+    assert found[1].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["gather", "native"])
+def test_large_scores_do_not_overflow(name: str) -> None:
+    layout = make_layout([(1, 40)])
+    cache = torch.randn(2, layout.block_tables.numel(), BLOCK_SIZE, 1, 8)
+    queries = torch.randn(1, 1, 8) * 1e4
+    expected = ReferenceAttention().attend(queries, cache[0], cache[1], layout, 1.0)
+    found = backend(name, torch.float32).attend(queries, cache[0], cache[1], layout, 1.0)
+    torch.testing.assert_close(found, expected)

@@ -1,0 +1,76 @@
+"""How much cache is taken, and which device and number type are chosen."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from services.worker.engine.checkpoints.model_config import DecoderConfig, parse_model_config
+from services.worker.engine.config import EngineConfig
+from services.worker.engine.execution.cache_sizing import bytes_per_block, count_blocks
+from services.worker.engine.execution.placement import choose_device, choose_dtype
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def decoder() -> DecoderConfig:
+    raw = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 128,
+        "vocab_size": 100,
+    }
+    return parse_model_config(raw, source=Path("config.json"))
+
+
+def count(decoder: DecoderConfig, **changes: Any) -> int:
+    config = EngineConfig(model=Path("model"), **{"max_running_sequences": 4, **changes})
+    return count_blocks(config, decoder, max_model_tokens=100, dtype=torch.bfloat16, device=CPU)
+
+
+def test_a_block_holds_keys_and_values_of_all_layers(decoder: DecoderConfig) -> None:
+    assert bytes_per_block(decoder, block_size_tokens=16, dtype=torch.bfloat16) == 2 * 3 * 2 * 16 * 2 * 16
+
+
+def test_bytes_become_blocks_and_a_number_of_blocks_is_taken_as_it_is(decoder: DecoderConfig) -> None:
+    assert count(decoder, kv_cache_bytes=6144 * 5 + 1) == 5
+    assert count(decoder, num_kv_blocks=77, kv_cache_bytes=1) == 77
+
+
+def test_no_more_is_taken_than_all_running_sequences_can_use(decoder: DecoderConfig) -> None:
+    assert count(decoder, kv_cache_bytes=1 << 40) == 7 * 4
+    assert 1 <= count(decoder) <= 7 * 4
+
+
+def test_too_little_memory_is_named(decoder: DecoderConfig) -> None:
+    with pytest.raises(ValueError, match="less than one block"):
+        count(decoder, kv_cache_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint", "expected"),
+    [
+        ("auto", "float32", torch.float32),
+        ("auto", "bfloat16", torch.bfloat16),
+        ("auto", "float16", torch.bfloat16),
+        ("float32", "bfloat16", torch.float32),
+        ("float16", "bfloat16", torch.float16),
+    ],
+)
+def test_the_number_type_on_cpu(name: str, checkpoint: str, expected: torch.dtype) -> None:
+    assert choose_dtype(name, checkpoint_dtype=checkpoint, device=CPU) is expected
+
+
+def test_on_a_gpu_half_precision_stays_what_it_is() -> None:
+    gpu = torch.device("cuda")
+    assert choose_dtype("auto", checkpoint_dtype="float16", device=gpu) is torch.float16
+
+
+def test_the_device_is_what_is_there() -> None:
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device("cpu") == CPU

@@ -1,0 +1,146 @@
+"""What one step is made of. Arbitrary histories are the property test's."""
+
+import pytest
+
+from services.worker.engine.batch import SampledToken, ScheduledBatch
+from services.worker.engine.config import SchedulingPolicy
+from services.worker.engine.kv_cache.paged_cache import PagedCache
+from services.worker.engine.scheduling.scheduler import Scheduler
+from services.worker.engine.sequence import Sequence, SequenceState
+from tests.engine_driver import make_sequence
+
+
+def make_scheduler(
+    *,
+    num_blocks: int = 100,
+    budget: int = 16,
+    places: int = 8,
+    policy: SchedulingPolicy = SchedulingPolicy.CONTINUOUS,
+) -> Scheduler:
+    cache = PagedCache(num_blocks=num_blocks, block_size_tokens=4, enable_prefix_cache=True)
+    return Scheduler(cache, max_tokens_per_step=budget, max_running_sequences=places, policy=policy)
+
+
+def step(scheduler: Scheduler) -> ScheduledBatch:
+    batch = scheduler.schedule()
+    tokens = [SampledToken(sequence=s, token_id=7) for item in batch.items for s in item.samplers]
+    scheduler.complete(batch, tokens)
+    scheduler.check_integrity()
+    return batch
+
+
+def sizes(batch: ScheduledBatch) -> dict[int, int]:
+    return {id(item.sequence): item.num_tokens for item in batch.items}
+
+
+def prompt(start: int, length: int) -> list[int]:
+    return list(range(start, start + length))
+
+
+def test_a_long_prompt_takes_what_the_decodes_leave_and_samples_at_its_end_only() -> None:
+    scheduler = make_scheduler()
+    short, long = make_sequence(prompt(0, 3)), make_sequence(prompt(100, 30))
+    scheduler.add(short)
+    step(scheduler)
+    scheduler.add(long)
+    batch = step(scheduler)
+    assert sizes(batch) == {id(short): 1, id(long): 15}
+    assert [item.samplers for item in batch.items] == [(short,), ()]
+    assert (batch.num_decode_tokens, batch.num_prefill_tokens) == (1, 15)
+    batch = step(scheduler)
+    assert sizes(batch) == {id(short): 1, id(long): 15}
+    assert batch.items[1].samplers == (long,)
+    assert long.token_ids[-1] == 7
+
+
+def test_a_decode_that_comes_later_in_order_keeps_its_token() -> None:
+    scheduler = make_scheduler()
+    late, early = make_sequence(prompt(0, 3), order=(1, 0, 0, 0)), make_sequence(prompt(100, 40))
+    scheduler.add(late)
+    step(scheduler)
+    scheduler.add(early)
+    step(scheduler)
+    assert sizes(step(scheduler)) == {id(late): 1, id(early): 15}
+
+
+def test_without_blocks_the_last_in_order_is_preempted_and_comes_back() -> None:
+    scheduler = make_scheduler(num_blocks=4, budget=32)
+    first, last = make_sequence(prompt(0, 8)), make_sequence(prompt(50, 7))
+    scheduler.add(first)
+    scheduler.add(last)
+    assert step(scheduler).preempted == []
+    batch = step(scheduler)
+    assert batch.preempted == [last]
+    assert sizes(batch) == {id(first): 1}
+    assert last.state is SequenceState.WAITING
+    assert last.block_ids == []
+    assert last.request.num_preemptions == scheduler.num_preemptions == 1
+    scheduler.cancel(first)
+    step(scheduler)
+    assert last.state is SequenceState.RUNNING
+
+
+def test_admission_leaves_room_for_prompts_that_are_only_partly_computed() -> None:
+    scheduler = make_scheduler(num_blocks=6, budget=8)
+    long, other = make_sequence(prompt(0, 20)), make_sequence(prompt(50, 8))
+    scheduler.add(long)
+    scheduler.add(other)
+    step(scheduler)
+    assert scheduler.running == [long]
+
+
+def test_static_batches_admit_nobody_until_all_have_ended() -> None:
+    scheduler = make_scheduler(policy=SchedulingPolicy.STATIC)
+    first, second = make_sequence(prompt(0, 3)), make_sequence(prompt(9, 3))
+    scheduler.add(first)
+    step(scheduler)
+    scheduler.add(second)
+    assert sizes(step(scheduler)) == {id(first): 1}
+    scheduler.finish(first)
+    assert sizes(step(scheduler)) == {id(second): 3}
+
+
+def leader_with_followers(num_followers: int) -> tuple[Sequence, list[Sequence]]:
+    leader = make_sequence(prompt(0, 6))
+    leader.followers = [
+        make_sequence(prompt(0, 6), request=leader.request, choice=choice + 1)
+        for choice in range(num_followers)
+    ]
+    return leader, list(leader.followers)
+
+
+def test_followers_start_where_the_shared_prompt_ends() -> None:
+    scheduler = make_scheduler(budget=8)
+    leader, followers = leader_with_followers(2)
+    scheduler.add(leader)
+    assert scheduler.num_waiting == 3
+    batch = step(scheduler)
+    assert batch.items[0].samplers == (leader, *followers)
+    assert batch.num_tokens == 6
+    assert scheduler.cache.pool.num_used == 2
+    assert len(step(scheduler).block_copies) == 2
+
+
+def test_followers_without_a_place_wait_for_one() -> None:
+    scheduler = make_scheduler(places=2)
+    leader, followers = leader_with_followers(2)
+    scheduler.add(leader)
+    assert step(scheduler).items[0].samplers == (leader, followers[0])
+    scheduler.finish(leader)
+    step(scheduler)
+    assert followers[1].state is SequenceState.RUNNING
+
+
+def test_a_cancelled_leader_hands_its_followers_on() -> None:
+    scheduler = make_scheduler(budget=8)
+    leader, followers = leader_with_followers(2)
+    scheduler.add(leader)
+    scheduler.cancel(followers[1])
+    scheduler.cancel(leader)
+    assert followers[0].state is SequenceState.WAITING
+    assert step(scheduler).items[0].samplers == (followers[0],)
+
+
+def test_a_budget_below_the_number_of_places_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_tokens_per_step"):
+        make_scheduler(budget=4, places=5)
