@@ -14,11 +14,7 @@ Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
 def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-    if (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.bfloat16
-        and torch._C._has_mkldnn
-    ):
+    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch._C._has_mkldnn:
         return PackedLinear(weight, bias)
     return PlainLinear(weight, bias)
 

@@ -18,8 +18,15 @@ SOURCE = Path(__file__).with_name("kernels.c")
 CACHE_VARIABLE = "PENSTOCK_CACHE"
 
 _FLAGS = (
-    "-O3 -march=native -std=gnu11 -fPIC -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math"
-).split()
+    "-O3",
+    "-march=native",
+    "-std=gnu11",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-signed-zeros",
+    "-fassociative-math",
+)
 """Sums may be reordered, which vectorises them; NaN and infinity keep their meaning."""
 _BUILD_TIMEOUT_SECONDS = 120
 
@@ -31,7 +38,7 @@ class NoNativeKernels(Exception):
 def build(*, with_openmp: bool) -> Path:
     """The library's path, compiled now if it is not there. Raises NoNativeKernels."""
     compiler = _compiler()
-    flags = [*_FLAGS, "-fopenmp"] if with_openmp else _FLAGS
+    flags = [*_FLAGS, "-fopenmp"] if with_openmp else list(_FLAGS)
     library = _cache_directory() / f"kernels-{_name(compiler, flags)}.so"
     if library.exists():
         return library

@@ -18,11 +18,7 @@ def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[SampledToken
     if not all(is_valid):
         logits[[row for row, valid in enumerate(is_valid) if not valid]] = 0.0
     wanted = [row for row, sequence in enumerate(sequences) if sequence.request.sampling.logprobs is not None]
-    raw = (
-        dict(zip(wanted, logits[wanted].log_softmax(dim=1), strict=True))
-        if wanted
-        else {}
-    )
+    raw = dict(zip(wanted, logits[wanted].log_softmax(dim=1), strict=True)) if wanted else {}
     apply_penalties(logits, sequences)
     token_ids = _choose(logits, sequences)
     return [

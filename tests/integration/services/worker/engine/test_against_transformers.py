@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.engine import Engine
@@ -30,7 +37,12 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 SHAPES: dict[str, tuple[type, type, dict[str, Any]]] = {
     "grouped heads": (LlamaConfig, LlamaForCausalLM, {}),
     "as many kv heads as query heads": (LlamaConfig, LlamaForCausalLM, {"num_key_value_heads": 4}),
@@ -76,7 +88,9 @@ def test_greedy_tokens_and_log_probabilities_equal_those_of_transformers(
         with torch.no_grad():
             logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
         expected = logits.float().log_softmax(-1)
-        entries = [entry for event in told.events if event.request_id == name for entry in event.logprobs or []]
+        entries = [
+            entry for event in told.events if event.request_id == name for entry in event.logprobs or []
+        ]
         for step, (token, entry) in enumerate(zip(tokens, entries, strict=True)):
             assert expected[step].max() - expected[step, token] < 1e-3
             assert entry.logprob == pytest.approx(float(expected[step, token]), abs=2e-3)

@@ -73,9 +73,7 @@ def test_with_prompts_prefilled_in_chunks(
 
 
 @pytest.mark.parametrize("backend", ["reference", "gather", "auto"])
-def test_with_a_prefix_hit(
-    checkpoint: Path, alone: dict[tuple[str, int], list[int]], backend: str
-) -> None:
+def test_with_a_prefix_hit(checkpoint: Path, alone: dict[tuple[str, int], list[int]], backend: str) -> None:
     engine = load(checkpoint, attention_backend=backend)
     drive(engine, *submissions())
     told = drive(engine, *submissions())
