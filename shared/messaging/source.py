@@ -18,7 +18,12 @@ from typing import Any, Self
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupCoordinatorNotAvailableError,
+    IllegalStateError,
+    KafkaError,
+)
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from shared.contracts.errors import BrokerUnavailable
@@ -27,10 +32,9 @@ from shared.messaging.connection import connection_arguments
 from shared.messaging.deliveries import Delivery, DeliveryBook
 from shared.messaging.intake_room import IntakeRoom
 from shared.messaging.offset_tracker import decode_finished
-from shared.messaging.records import SourceRecord, source_record
+from shared.messaging.records import SourceRecord as SourceRecord
+from shared.messaging.records import source_record
 from shared.settings.kafka import KafkaSettings
-
-__all__ = ["Delivery", "RequestSource", "SourceRecord"]
 
 Deliver = Callable[[Delivery], Awaitable[None] | None]
 
@@ -276,6 +280,8 @@ class RequestSource:
         found = await self._admin.list_consumer_group_offsets(self._group, partitions=partitions)
         if self._book.epoch != epoch or self._all_assigned() != partitions:
             return
+        if found.keys() < set(partitions):  # the admin client passes over an error of the whole answer
+            raise GroupCoordinatorNotAvailableError
         self._book.assign(
             {
                 partition: (committed.offset, decode_finished(committed.offset, committed.metadata))
@@ -343,10 +349,6 @@ class RequestSource:
 
     def is_in_flight(self, topic: str, partition: int, offset: int) -> bool:
         return self._book.is_in_flight(topic, partition, offset)
-
-    @property
-    def is_paused(self) -> bool:
-        return not self._is_reading
 
     @property
     def in_flight_count(self) -> int:

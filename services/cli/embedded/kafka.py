@@ -197,14 +197,19 @@ class EmbeddedKafka:
         while True:
             if not self.is_running:
                 raise EmbeddedKafkaFailed(f"Kafka ended while starting; see {self.log_file}\n{self._log_tail()}")
-            try:
-                if _is_port_open(self._port):
+            problem: Exception | None = None
+            if _is_port_open(self._port):
+                try:
                     await wait_until_ready(settings, timeout_seconds=1.0)
+                except BrokerUnavailable as error:
+                    problem = error
+                else:
                     return
-            except BrokerUnavailable as error:
-                if time.monotonic() >= give_up_at:
-                    self.stop()
-                    raise EmbeddedKafkaFailed(f"{error}; see {self.log_file}\n{self._log_tail()}") from error
+            if time.monotonic() >= give_up_at:
+                self.stop()
+                raise EmbeddedKafkaFailed(
+                    f"Kafka does not answer; see {self.log_file}\n{self._log_tail()}"
+                ) from problem
             await asyncio.sleep(0.05)
 
     def _log_tail(self) -> str:
