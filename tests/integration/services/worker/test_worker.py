@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -43,7 +44,7 @@ class Installation:
         self.producer = RecordProducer(kafka, client_id="test")
 
     def settings(self, **options: object) -> WorkerSettings:
-        return WorkerSettings(engine="null", name=f"w-{uuid.uuid4().hex[:6]}", **options)
+        return WorkerSettings(**{"engine": "null", "name": f"w-{uuid.uuid4().hex[:6]}", **options})
 
     async def post(
         self, value: bytes | None, headers: Sequence[tuple[str, bytes | None]] = (), topic: str | None = None
@@ -292,8 +293,6 @@ async def test_a_cancellation_posted_to_its_topic_ends_a_running_request(install
 async def test_a_deadline_that_passes_while_running_ends_as_expired_with_the_tokens_so_far(
     installation: Installation,
 ) -> None:
-    import time
-
     body = json.dumps({"prompt": "slow", "max_tokens": 5_000}).encode()
     async with running(installation, null_step_ms=20.0) as worker:
         async with asyncio.timeout(DEADLINE_SECONDS):
