@@ -12,8 +12,7 @@ from services.gateway.error_responses import error_body, error_response, render_
 from services.gateway.followed_response import FollowedResponse
 from services.gateway.following import Following
 from services.gateway.http_boundary import Exchange, Receive, Scope, Send
-from services.gateway.server_sent_events import DONE, PING, event, event_with_id, format_event_id
-from services.gateway.stream_order import StreamOrder
+from services.gateway.server_sent_events import DONE, PING, event, event_with_id, format_position
 from services.gateway.stream_reader import Progress
 from shared.contracts.errors import PlatformError
 from shared.contracts.events import Outcome, SealedOutcome
@@ -44,15 +43,14 @@ class EventStream(FollowedResponse):
         following: Following,
         renderer: StreamRenderer,
         *,
-        sent: StreamOrder,
         pool: str,
         times: StreamTimes,
         clock: Clock,
     ) -> None:
-        """`sent` is what the client has; it is what event ids are made of."""
         super().__init__(following)
         self._renderer = renderer
-        self._sent = sent
+        # What the client has of each choice, as it stands in event ids.
+        self._marks = [format_position(position) for position in following.positions]
         self._pool = pool
         self._times = times
         self._clock = clock
@@ -98,12 +96,13 @@ class EventStream(FollowedResponse):
 
     def _frames(self, progress: Progress) -> bytes:
         frames: list[bytes] = []
-        for chunk in progress.chunks:
-            self._sent.delivered(chunk)
+        marks = self._marks
+        for chunk, position in zip(progress.chunks, progress.positions, strict=True):
+            marks[chunk.choice] = format_position(position)
             payloads = self._renderer.chunk(chunk)
             if payloads:
                 frames += map(event, payloads[:-1])
-                frames.append(event_with_id(payloads[-1], format_event_id(self._sent.positions())))
+                frames.append(event_with_id(payloads[-1], b",".join(marks)))
         if progress.terminal is not None:
             frames += map(event, self._renderer.terminal(progress.terminal))
         return b"".join(frames)

@@ -11,7 +11,6 @@ from services.gateway.following import Following, Followings
 from services.gateway.ports import GatewayLedger
 from services.gateway.readiness import Readiness, Vitals
 from services.gateway.settings import GatewaySettings
-from services.gateway.stream_order import StreamOrder
 from services.gateway.stream_shapes import StreamShape, StreamShapes
 from services.gateway.submission import Submissions
 from shared.contracts.identifiers import RequestId
@@ -48,7 +47,6 @@ class Gateway:
         return EventStream(
             following,
             renderer,
-            sent=StreamOrder(shape.request.num_choices, following.positions),
             pool=shape.pool,
             times=StreamTimes(
                 first_event_seconds=self.settings.first_event_seconds, ping_seconds=self.settings.ping_seconds

@@ -5,7 +5,6 @@ An event's `id:` says how far each choice was delivered, with a digest of the de
 """
 
 import re
-from collections.abc import Iterable
 
 from services.gateway.stream_order import StreamPosition
 from shared.contracts.errors import InvalidRequest
@@ -27,15 +26,14 @@ def event_with_id(payload: bytes, identifier: bytes) -> bytes:
     return b"id: " + identifier + b"\ndata: " + payload + b"\n\n"
 
 
-def format_event_id(positions: Iterable[StreamPosition]) -> bytes:
-    return ",".join(
-        f"{position.num_tokens}.{position.num_characters}.{position.digest:08x}{'f' if position.is_finished else ''}"
-        for position in positions
-    ).encode("ascii")
+def format_position(position: StreamPosition) -> bytes:
+    """One choice's part of an event id."""
+    _, num_tokens, num_characters, digest, is_finished = position
+    return b"%d.%d.%08x%s" % (num_tokens, num_characters, digest, b"f" if is_finished else b"")
 
 
 def parse_event_id(text: str) -> list[StreamPosition]:
-    """Raises `InvalidRequest` for what `format_event_id` has not written."""
+    """Raises `InvalidRequest` for what `format_position` has not written."""
     parts = text.strip().split(",", _MOST_CHOICES)
     matches = [_POSITION.fullmatch(part) for part in parts]
     if len(parts) > _MOST_CHOICES or not all(matches):

@@ -9,6 +9,7 @@ import array
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from shared.contracts.events import Chunk, FinishReason, TokenLogprob
 
@@ -23,9 +24,11 @@ class _Delivered:
     is_finished: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamPosition:
-    """How far one choice was delivered; what an SSE `id:` says and `Last-Event-ID` brings back."""
+class StreamPosition(NamedTuple):
+    """How far one choice was delivered; what an SSE `id:` says and `Last-Event-ID` brings back.
+
+    A tuple, not a dataclass: one is made for every chunk of every stream.
+    """
 
     choice: int
     num_tokens: int
@@ -58,17 +61,12 @@ class StreamOrder:
     def num_choices(self) -> int:
         return len(self._choices)
 
+    def position(self, index: int) -> StreamPosition:
+        choice = self._choices[index]
+        return StreamPosition(index, choice.num_tokens, choice.num_characters, choice.digest, choice.is_finished)
+
     def positions(self) -> list[StreamPosition]:
-        return [
-            StreamPosition(
-                choice=index,
-                num_tokens=choice.num_tokens,
-                num_characters=choice.num_characters,
-                digest=choice.digest,
-                is_finished=choice.is_finished,
-            )
-            for index, choice in enumerate(self._choices)
-        ]
+        return [self.position(index) for index in range(len(self._choices))]
 
     def is_next(self, chunk: Chunk) -> bool | None:
         """True: deliver it. False: the client has it. None: only the log can tell (a gap, other borders)."""
@@ -84,13 +82,15 @@ class StreamOrder:
             return False
         return None
 
-    def delivered(self, chunk: Chunk) -> None:
+    def delivered(self, chunk: Chunk) -> StreamPosition:
+        """Mark it delivered; where its choice is now."""
         choice = self._choices[chunk.choice]
         if chunk.token_ids:
             choice.num_tokens += len(chunk.token_ids)
             choice.digest = _digest(chunk.token_ids, choice.digest)
         choice.num_characters += len(chunk.text)
         choice.is_finished = chunk.finish_reason is not None
+        return StreamPosition(chunk.choice, choice.num_tokens, choice.num_characters, choice.digest, choice.is_finished)
 
     def missing(self, log: Iterable[Chunk]) -> list[Chunk]:
         """What the log has beyond the delivered, at most one chunk a choice; marks it delivered.

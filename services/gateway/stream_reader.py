@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from services.gateway.ports import GatewayLedger
-from services.gateway.stream_order import ContradictingLog, StreamOrder
+from services.gateway.stream_order import ContradictingLog, StreamOrder, StreamPosition
 from services.gateway.stream_router import Subscription
 from shared.contracts.errors import InvariantViolated, LedgerUnavailable
 from shared.contracts.events import Chunk, FinishReason, Outcome, SealedOutcome
@@ -26,6 +26,8 @@ class Progress:
     """What is new since the last look; both empty when only time passed."""
 
     chunks: list[Chunk] = field(default_factory=list)
+    positions: list[StreamPosition] = field(default_factory=list)
+    """Where the choice of each chunk is after it."""
     terminal: SealedOutcome | None = None
 
 
@@ -84,7 +86,7 @@ class StreamReader:
             for chunk in chunks:
                 is_next = order.is_next(chunk)
                 if is_next:
-                    order.delivered(chunk)
+                    progress.positions.append(order.delivered(chunk))
                     progress.chunks.append(chunk)
                 elif is_next is None:
                     self._pending_reason = "gap"
@@ -141,9 +143,13 @@ class StreamReader:
         if self._order is None:
             return
         try:
-            progress.chunks.extend(self._order.missing(snapshot.chunks))
+            missing = self._order.missing(snapshot.chunks)
         except ContradictingLog:
             raise InvariantViolated("the stream cannot go on: what is logged is not what was delivered") from None
+
+        for chunk in missing:
+            progress.chunks.append(chunk)
+            progress.positions.append(self._order.position(chunk.choice))
 
     def _add_from_result(self, progress: Progress, sealed: SealedOutcome) -> None:
         """The log has been dropped: the result still has the text and how each choice ended."""
@@ -155,6 +161,7 @@ class StreamReader:
                 chunk = order.missing_text(index, text, finish_reason)
                 if chunk is not None:
                     progress.chunks.append(chunk)
+                    progress.positions.append(order.position(index))
 
 
 def _choices_of(sealed: SealedOutcome) -> list[tuple[int, str, FinishReason]]:
