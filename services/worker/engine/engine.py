@@ -151,6 +151,7 @@ class Engine:
         request = self._requests.pop(request_id, None)
         if request is not None:
             for sequence in list(request.sequences.values()):
+                self._scheduler.cache.forget(sequence)
                 self._scheduler.cancel(sequence)
 
     def _end(self, sequence: Sequence) -> None:

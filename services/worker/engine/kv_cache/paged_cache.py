@@ -104,6 +104,11 @@ class PagedCache:
         sequence.num_registered_blocks = 0
         sequence.num_computed_tokens = 0
 
+    def forget(self, sequence: Sequence) -> None:
+        """Nobody may reuse what this sequence computed: it is broken."""
+        for block_id in sequence.block_ids:
+            self.pool.forget(block_id)
+
     def check_integrity(self, holders: Iterable[Sequence]) -> None:
         """Raises AssertionError when a block is leaked, or held by more sequences than it counts."""
         references: Counter[int] = Counter()

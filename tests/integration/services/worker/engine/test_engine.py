@@ -165,6 +165,18 @@ def test_numbers_that_are_none_fail_only_their_request(checkpoint: Path) -> None
     assert drive(engine, make_submit("again", PROMPT)).tokens["again", 0] == told.tokens["good", 0]
 
 
+def test_what_was_computed_wrongly_is_not_reused(checkpoint: Path) -> None:
+    """A device that hiccups once must not leave a poisoned prefix behind."""
+    expected = drive(load(checkpoint), make_submit("a", PROMPT)).tokens["a", 0]
+    engine = load(checkpoint)
+    embedding = engine._runner._decoder._embedding
+    healthy = embedding[PROMPT[3]].clone()
+    embedding[PROMPT[3]] = float("nan")
+    assert "a" in drive(engine, make_submit("a", PROMPT)).rejected
+    embedding[PROMPT[3]] = healthy
+    assert drive(engine, make_submit("b", PROMPT)).tokens["b", 0] == expected
+
+
 def test_salts_keep_prefixes_apart(engine: Engine) -> None:
     drive(engine, make_submit("a", PROMPT, cache_salt="one"))
     assert drive(engine, make_submit("b", PROMPT, cache_salt="two")).timings["b"].cached_prompt_tokens == 0

@@ -61,6 +61,17 @@ def test_the_first_block_of_a_name_stays_the_one_that_is_found() -> None:
     assert pool.num_cached == 0
 
 
+def test_a_forgotten_block_is_not_found_and_is_empty_once_released() -> None:
+    pool = BlockPool(1)
+    block = pool.allocate()
+    pool.register(block, b"name")
+    pool.forget(block)
+    assert pool.find(b"name") is None
+    pool.release(block)
+    assert pool.num_cached == 0
+    pool.check_integrity({})
+
+
 @pytest.mark.parametrize("references", [{}, {0: 2}, {0: 1, 1: 1}])
 def test_the_check_notices_leaks_and_double_holders(references: dict[int, int]) -> None:
     pool = BlockPool(2)
