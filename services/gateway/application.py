@@ -37,6 +37,7 @@ from shared.contracts.errors import PlatformError
 from shared.contracts.fleet import Heartbeat
 from shared.contracts.requests import Coordinates, InferenceRequest
 from shared.ledger.ledger import Ledger
+from shared.ledger.records import LOST
 from shared.messaging.broker import control_broker
 from shared.messaging.lookup import fetch_record
 from shared.messaging.producer import RecordProducer
@@ -208,6 +209,8 @@ async def _loops(gateway: Gateway) -> AsyncIterator[None]:
             async with gateway.ledger.listen(gateway.followings.channel) as batches:
                 gateway.vitals.is_listening = True
                 listening.set()
+                # After a failure there were messages we did not hear; the first time nobody follows anything yet.
+                gateway.followings.router.dispatch([LOST])
                 async for batch in batches:
                     gateway.followings.router.dispatch(batch)
         finally:
