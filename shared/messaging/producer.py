@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     InvalidTimestampError,
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
     OutOfOrderSequenceNumber,
     RecordListTooLargeError,
@@ -122,7 +123,11 @@ class RecordProducer:
             raise OutcomeTooLarge(f"a record for {arguments['topic']} is too large: {error}") from error
         except AssertionError as error:
             raise BrokerUnavailable(f"{arguments['topic']} has no partition {arguments['partition']}") from error
-        metadata = await asyncio.shield(acknowledged)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):  # an idempotent aiokafka batch retries for ever
+                metadata = await asyncio.shield(acknowledged)
+        except TimeoutError as error:
+            raise KafkaTimeoutError(f"no acknowledgement in {self._timeout_seconds:.0f} s") from error
         return RecordMetadata(
             topic=metadata.topic,
             partition=metadata.partition,
@@ -194,6 +199,11 @@ def _is_rejection(error: KafkaError) -> bool:
 
 
 async def _close(producer: AIOKafkaProducer) -> None:
-    with contextlib.suppress(KafkaError, TimeoutError, OSError):
+    """Politely first; a producer that cannot deliver what it holds waits for ever, so it is then cut off."""
+    try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await producer.stop()
+    except (KafkaError, TimeoutError, OSError):
+        with contextlib.suppress(KafkaError, OSError, asyncio.CancelledError):
+            await producer._sender.close()
+        await producer.client.close()

@@ -32,7 +32,7 @@ from shared.messaging.connection import connection_arguments
 from shared.messaging.deliveries import Delivery, DeliveryBook
 from shared.messaging.intake_room import IntakeRoom
 from shared.messaging.offset_tracker import decode_finished
-from shared.messaging.records import SourceRecord as SourceRecord
+from shared.messaging.records import SourceRecord as SourceRecord  # for users of this module
 from shared.messaging.records import source_record
 from shared.settings.kafka import KafkaSettings
 
@@ -292,7 +292,7 @@ class RequestSource:
         self._is_loaded = True
 
     def _all_assigned(self) -> list[TopicPartition]:
-        return [partition for partitions in self._assigned.values() for partition in partitions]
+        return sum((list(partitions) for partitions in self._assigned.values()), [])
 
     # ------------------------------------------------------------------ commits
 
@@ -344,7 +344,6 @@ class RequestSource:
         self._room_appeared.set()
 
     async def stop_intake(self) -> None:
-        """The first step of a drain: like `pause_intake`, for good."""
         self._is_intake_stopped = True
 
     def is_in_flight(self, topic: str, partition: int, offset: int) -> bool:
@@ -356,7 +355,6 @@ class RequestSource:
 
     @property
     def epoch(self) -> int:
-        """Counts assignments."""
         return self._book.epoch
 
     @property
