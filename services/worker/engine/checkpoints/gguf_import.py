@@ -21,6 +21,7 @@ from services.worker.engine.checkpoints.gguf_tokenizer import (
     generation_config,
     tokenizer_config,
 )
+from services.worker.engine.checkpoints.model_config import CONFIG_FILE
 
 Progress = Callable[[int, int], None]
 """Called with tensors done and tensors in all, first with (0, all)."""
@@ -55,14 +56,23 @@ def import_gguf(gguf: Path, out: Path, progress: Progress | None = None) -> None
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         _write_weights(checkpoint, unfinished / "model.safetensors", progress)
-        _write_json(unfinished / "config.json", {**checkpoint.raw_config, "torch_dtype": "bfloat16"})
+        _write_json(unfinished / CONFIG_FILE, {**checkpoint.raw_config, "torch_dtype": "bfloat16"})
         _write_json(unfinished / "tokenizer_config.json", tokenizer_config(checkpoint.metadata))
         _write_json(unfinished / "generation_config.json", generation_config(checkpoint.metadata))
         tokenizer.save(str(unfinished / "tokenizer.json"))
         unfinished.chmod(0o755)
-        unfinished.rename(out)
+        _put_in_place(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _put_in_place(finished: Path, out: Path) -> None:
+    """Somebody else may have imported the same file meanwhile: theirs is as good as ours, byte for byte."""
+    try:
+        finished.rename(out)
+    except OSError:
+        if not (out / CONFIG_FILE).is_file():
+            raise
 
 
 def _write_weights(checkpoint: GgufCheckpoint, file: Path, progress: Progress | None) -> None:

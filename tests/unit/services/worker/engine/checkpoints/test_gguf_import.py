@@ -125,3 +125,29 @@ def test_float16_weights_outside_bfloat16s_grid_are_rounded(tmp_path: Path) -> N
     import_gguf(write_tiny_gguf(tmp_path / "tiny.gguf", tensors=tensors), tmp_path / "out")
     found = open_checkpoint(tmp_path / "out").tensor("model.norm.weight", torch.float32)
     assert torch.equal(found, torch.ones(64))
+
+
+def test_of_two_imports_at_once_the_second_leaves_the_firsts_directory(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def import_meanwhile(done: int, total: int) -> None:
+        if done == total:
+            import_gguf(source, out)
+            (out / "mark").write_text("first")
+
+    import_gguf(source, out, import_meanwhile)
+    assert (out / "mark").read_text() == "first"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "tiny.gguf"]
+
+
+def test_a_place_taken_by_something_else_meanwhile_is_an_error(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def take_the_place(done: int, total: int) -> None:
+        if done == total:
+            out.mkdir()
+            (out / "mine").write_text("keep")
+
+    with pytest.raises(OSError, match="not empty"):
+        import_gguf(source, out, take_the_place)
+    assert [file.name for file in out.iterdir()] == ["mine"]
