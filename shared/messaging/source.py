@@ -292,7 +292,7 @@ class RequestSource:
         self._is_loaded = True
 
     def _all_assigned(self) -> list[TopicPartition]:
-        return sum((list(partitions) for partitions in self._assigned.values()), [])
+        return [partition for partitions in self._assigned.values() for partition in partitions]
 
     # ------------------------------------------------------------------ commits
 
