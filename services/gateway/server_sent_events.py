@@ -9,7 +9,9 @@ import re
 from services.gateway.stream_order import StreamPosition
 from shared.contracts.errors import InvalidRequest
 
-PING = b": ping\n\n"
+PING = b": ping\n"
+"""A comment line without the blank line that ends an event: the official client takes a blank line after an
+earlier `id:` for an event, and its empty data for broken JSON."""
 DONE = b"data: [DONE]\n\n"
 
 LAST_EVENT_ID = "last-event-id"

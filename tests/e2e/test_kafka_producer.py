@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from services.cli.embedded.stack import EmbeddedStack
 from services.cli.foreign_clients.kafka_client import Result
@@ -18,6 +19,7 @@ from tests.fixtures.stack import TINY, Topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
+REPLY_TOPIC = "orders.answers"
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 8, "temperature": 0}
 
 
@@ -123,12 +125,14 @@ async def test_a_protobuf_request_is_answered_in_protobuf_on_its_reply_topic_too
         ("content-type", b"application/protobuf"),
         ("ce_id", b"order-1"),
         ("ce_source", b"/shop"),
-        ("penstock-reply-to", TopicNames().cancellations.encode()),  # any existing topic will do
+        ("penstock-reply-to", REPLY_TOPIC.encode()),
     ]
 
     def round_trip() -> tuple[Result, Result]:
+        admin = AdminClient({"bootstrap.servers": stack.addresses.kafka})
+        admin.create_topics([NewTopic(REPLY_TOPIC, 1)])[REPLY_TOPIC].result(10)
         results = topics.reader()
-        replies = type(results)(stack.addresses.kafka, TopicNames().cancellations)
+        replies = type(results)(stack.addresses.kafka, REPLY_TOPIC)
         producer = Producer({"bootstrap.servers": stack.addresses.kafka})
         producer.produce(topics.requests, value=codec.encode_request(request), key=b"k", headers=headers)
         producer.flush(10)
