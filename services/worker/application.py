@@ -121,8 +121,8 @@ class Worker:
                 await self._say_goodbye()
             finally:
                 await self._engine.close()
-                requests.cancel()
-                background.cancel()
+                await requests.end()
+                await background.end()
         return 0 if self.fatal is None else 1
 
     def _build_path(self, cluster: str, requests: TaskSet) -> RequestPath:
@@ -179,8 +179,8 @@ class Worker:
                 await self._stopping.wait()
                 await self.drain(path)
                 polling.cancel()
-            loops.cancel()
-            requests.cancel()
+            await loops.end()
+            await requests.end()
 
     async def drain(self, path: RequestPath) -> None:
         """Leave without losing anything: every record ends answered, copied, or still uncommitted."""

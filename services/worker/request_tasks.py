@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+_CANCEL_AGAIN_SECONDS = 0.5
+
 
 class TaskSet:
     """Tasks of one group that can be waited for and cancelled without ending the group."""
@@ -21,13 +23,9 @@ class TaskSet:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def finished(self, timeout_seconds: float) -> bool:
-        """Whether all of them ended in time."""
-        if not self._tasks:
-            return True
-        _, pending = await asyncio.wait(set(self._tasks), timeout=timeout_seconds)
-        return not pending
-
-    def cancel(self) -> None:
-        for task in set(self._tasks):
-            task.cancel()
+    async def end(self) -> None:
+        """Cancel until all have ended: a cancellation that meets a finished `wait_for` is swallowed (3.11)."""
+        while self._tasks:
+            for task in set(self._tasks):
+                task.cancel()
+            await asyncio.wait(set(self._tasks), timeout=_CANCEL_AGAIN_SECONDS)

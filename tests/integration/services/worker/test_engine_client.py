@@ -219,6 +219,6 @@ async def test_the_engine_ends_by_itself_when_its_shell_is_killed() -> None:
     shell.kill()
     shell.wait()
     async with asyncio.timeout(10):
-        while _is_alive(engine):  # noqa: ASYNC110 - a foreign process's end has no event here
+        while _is_alive(engine):
             await asyncio.sleep(0.01)
     shell.stdout.close()
