@@ -271,3 +271,19 @@ async def running_path(**options: Any) -> AsyncIterator[PathHarness]:
         yield harness
     finally:
         await harness.spawner.close()
+
+
+async def undisturbed(**body: Any) -> dict[str, Any]:
+    async with running_path() as harness:
+        delivery = harness.ask(**body)
+        await harness.until(lambda: delivery.is_done)
+        return harness.bodies()[0]
+
+
+def only_request(harness: PathHarness) -> RequestId:
+    (request_id,) = harness.store.entries
+    return RequestId(request_id)
+
+
+def num_logged(harness: PathHarness) -> int:
+    return sum(len(chunk.token_ids) for entry in harness.store.entries.values() for chunk in entry.chunks)
