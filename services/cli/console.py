@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -21,9 +22,9 @@ class CommandFailed(Exception):
 
 
 def give_up(message: str, *, hint: str | None = None, code: int = 1) -> NoReturn:
-    err.print(f"[bold red]error[/] {message}")
+    err.print(f"[bold red]error[/] {escape(message)}", soft_wrap=True)
     if hint:
-        err.print(f"[dim]hint[/]  {hint}")
+        err.print(f"[dim]hint[/]  {escape(hint)}", soft_wrap=True)
     raise typer.Exit(code)
 
 

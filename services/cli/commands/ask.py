@@ -48,7 +48,7 @@ def generate(
                     out.print(text, end="", markup=False, soft_wrap=True)
                 out.print()
                 request_id = response.headers.get("x-request-id", "")
-        err.print(f"[dim]request {request_id}; its trace: penstock trace {request_id}[/]")
+        err.print(f"[dim]request {request_id}; its trace: penstock trace {request_id}[/]", soft_wrap=True)
 
 
 def first_model(client: httpx.Client) -> str:

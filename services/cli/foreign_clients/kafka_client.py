@@ -12,7 +12,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+import stamina
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 SOURCE_TOPIC = "penstock-source-topic"
 SOURCE_PARTITION = "penstock-source-partition"
@@ -63,6 +64,7 @@ class ResultReader:
             [TopicPartition(topic, partition, self._end(topic, partition)) for partition in partitions]
         )
 
+    @stamina.retry(on=KafkaException, timeout=10.0)  # a topic just created has no leader for a moment
     def _end(self, topic: str, partition: int) -> int:
         _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
         return int(high)
