@@ -159,7 +159,9 @@ def _refuse_foreign_features(fields: ConfigFields, family: _Family) -> None:
     if activation not in ("silu", "swish"):
         raise fields.error("hidden_act", f"{activation!r} is not supported, only silu")
     layer_types = fields.raw.get("layer_types")
-    if layer_types is not None and any(kind != "full_attention" for kind in layer_types):
+    if layer_types is not None and not (
+        isinstance(layer_types, list) and all(kind == "full_attention" for kind in layer_types)
+    ):
         raise fields.error("layer_types", "only full_attention is supported")
     _refuse_sliding_window(fields, family)
 

@@ -88,10 +88,12 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
 def _read_entry(file: Path, name: str, entry: Any, data_bytes: int) -> StoredTensor:
     try:
         dtype, shape = entry["dtype"], tuple(int(size) for size in entry["shape"])
-        begin, end = entry["data_offsets"]
-    except (KeyError, TypeError, ValueError) as error:
+        begin, end = (int(offset) for offset in entry["data_offsets"])
+        if min(shape, default=0) < 0:
+            raise ValueError(f"a negative size in {shape}")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(file, f"its header entry is damaged: {error!r}", subject=name) from error
-    if dtype not in _BYTES_PER_VALUE and not name.endswith("rotary_emb.inv_freq"):
+    if not isinstance(dtype, str) or (dtype not in _BYTES_PER_VALUE and not name.endswith("rotary_emb.inv_freq")):
         raise CheckpointError(file, f"dtype {dtype} is not supported", subject=name)
     if end > data_bytes:
         raise CheckpointError(file, f"truncated: the tensor ends at {end} of {data_bytes} bytes", subject=name)
