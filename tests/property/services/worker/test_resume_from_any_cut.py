@@ -166,9 +166,7 @@ def test_the_null_engine_continues_where_it_was_cut(prompt: list[int], cut: int,
         start = ChoiceStart(index=0, prompt_token_ids=prompt, output_token_ids=output.copy(), seed=seed)
         work = make_work({"prompt": "x", "max_tokens": 40})
         assert work.request is not None
-        engine.submit(
-            Submit(request_id="r", choices=[start], sampling=work.request.sampling, eos_token_ids=[])
-        )
+        engine.submit(Submit(request_id="r", choices=[start], sampling=work.request.sampling, eos_token_ids=[]))
         while engine.has_work:
             output = [*output, *(token for event in engine.step().tokens for token in event.token_ids)]
         return output
