@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
+import shared.telemetry.metrics  # noqa: F401  (declares the catalogue)
 from services.cli.settings import CommandSettings, UpSettings
 from services.gateway.settings import GatewaySettings
 from services.supervisor.settings import SupervisorSettings
@@ -22,7 +23,8 @@ from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
 from shared.settings.service_settings import variable_names
 from shared.settings.telemetry import TelemetrySettings
-from shared.telemetry.metrics_document import metrics_document
+from shared.telemetry.catalogue import CATALOGUE
+from shared.telemetry.metrics_document import render_metrics_document
 
 ROOT = Path(__file__).parents[1]
 SETTINGS: tuple[tuple[str, type[BaseSettings]], ...] = (
@@ -91,7 +93,7 @@ def documents() -> dict[Path, str]:
     return {
         ROOT / ".env.example": env_example(),
         ROOT / "docs" / "settings.md": settings_document(),
-        ROOT / "docs" / "metrics.md": metrics_document(),
+        ROOT / "docs" / "metrics.md": render_metrics_document(CATALOGUE.values()),
     }
 
 
