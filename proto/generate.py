@@ -42,9 +42,7 @@ def generated_python() -> dict[str, str]:
             raise SystemExit("protoc failed")
         output = Path(folder)
         content = {
-            str(path.relative_to(output)): _IMPORT.sub(
-                rf"from {GENERATED_PACKAGE}.\1.v1 import ", path.read_text()
-            )
+            str(path.relative_to(output)): _IMPORT.sub(rf"from {GENERATED_PACKAGE}.\1.v1 import ", path.read_text())
             for path in sorted(output.rglob("*.py*"))
         }
     packages = {parent for name in content for parent in Path(name).parents}
@@ -102,9 +100,7 @@ def write(expected: dict[Path, str]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Generate the Python of the contract and the tables of its README."
-    )
+    parser = argparse.ArgumentParser(description="Generate the Python of the contract and the tables of its README.")
     parser.add_argument("--check", action="store_true", help="report what is out of date; write nothing")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))

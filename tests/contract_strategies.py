@@ -91,9 +91,7 @@ def sampling(kind: RequestKind) -> st.SearchStrategy[SamplingParameters]:
 def requests(draw: st.DrawFn) -> InferenceRequest:
     kind = draw(st.sampled_from(RequestKind))
     is_chat = kind is RequestKind.CHAT
-    message = st.builds(
-        ChatMessage, role=st.sampled_from(limits.ROLES), content=texts, name=st.none() | texts
-    )
+    message = st.builds(ChatMessage, role=st.sampled_from(limits.ROLES), content=texts, name=st.none() | texts)
     prompt = names.map(lambda text: Prompt(text=text)) | st.lists(counts, min_size=1, max_size=5).map(
         lambda ids: Prompt(token_ids=tuple(ids))
     )

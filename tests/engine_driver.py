@@ -69,9 +69,7 @@ def make_submit(
     return Submit(
         request_id=request_id,
         choices=[
-            ChoiceStart(
-                index=index, prompt_token_ids=prompt, output_token_ids=list(outputs or []), seed=seed + index
-            )
+            ChoiceStart(index=index, prompt_token_ids=prompt, output_token_ids=list(outputs or []), seed=seed + index)
             for index in range(n)
         ],
         sampling=SamplingParameters(**sampling),
@@ -102,9 +100,7 @@ class Told:
             key = (event.request_id, event.choice)
             self.events.append(event)
             self.tokens.setdefault(key, []).extend(event.token_ids)
-            self.positions.setdefault(key, []).extend(
-                range(event.position, event.position + len(event.token_ids))
-            )
+            self.positions.setdefault(key, []).extend(range(event.position, event.position + len(event.token_ids)))
             if event.finish_reason is not None:
                 assert key not in self.finish_reasons, "a choice ended twice"
                 self.finish_reasons[key] = event.finish_reason

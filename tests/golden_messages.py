@@ -68,9 +68,7 @@ OUTCOME = InferenceOutcome(
             text="upon",
             token_ids=(5, 6),
             finish_reason=FinishReason.LENGTH,
-            logprobs=(
-                TokenLogprob(token_id=5, text="up", logprob=-0.5, top=((5, "up", -0.5), (9, "on", -2.0))),
-            ),
+            logprobs=(TokenLogprob(token_id=5, text="up", logprob=-0.5, top=((5, "up", -0.5), (9, "on", -2.0))),),
         ),
     ),
     usage=Usage(prompt_tokens=7, completion_tokens=2, cached_tokens=4),

@@ -32,9 +32,7 @@ async def run(
 
 def main() -> int:
     try:
-        reject_unknown_variables(
-            os.environ, SupervisorSettings, KafkaSettings, RedisSettings, TelemetrySettings
-        )
+        reject_unknown_variables(os.environ, SupervisorSettings, KafkaSettings, RedisSettings, TelemetrySettings)
         settings = (SupervisorSettings(), KafkaSettings(), RedisSettings(), TelemetrySettings())
     except (UnknownSetting, ValidationError) as error:
         sys.stderr.write(f"penstock supervisor: {error}\n")

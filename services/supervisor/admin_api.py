@@ -43,9 +43,7 @@ def build_admin_api(knowledge: Knowledge) -> FastAPI:
     @application.get("/readyz")
     async def readyz() -> JSONResponse:
         problems = knowledge.problems()
-        return JSONResponse(
-            {"ready": not problems, "problems": problems}, status_code=503 if problems else 200
-        )
+        return JSONResponse({"ready": not problems, "problems": problems}, status_code=503 if problems else 200)
 
     return application
 

@@ -152,9 +152,7 @@ class Supervisor:
                     run_persistently("takeover", lambda: self._take_over(reassignment), clock=self._clock)
                 )
                 loops.create_task(
-                    run_periodically(
-                        "events", _EVENTS_INTERVAL_SECONDS, lambda: self._publish(edge), clock=self._clock
-                    )
+                    run_periodically("events", _EVENTS_INTERVAL_SECONDS, lambda: self._publish(edge), clock=self._clock)
                 )
         finally:
             self._has_kafka = False

@@ -37,9 +37,7 @@ class CrashLoops:
         for event in events:
             if event.kind not in FAILURES:
                 continue
-            breaker = self._breakers.setdefault(
-                event.worker_id, CircuitBreaker(self._rules, clock=self._clock)
-            )
+            breaker = self._breakers.setdefault(event.worker_id, CircuitBreaker(self._rules, clock=self._clock))
             before = breaker.state
             breaker.record_failure()
             if breaker.is_open and before is not BreakerState.OPEN:

@@ -137,9 +137,7 @@ def _other_life(view: FleetView, known: Member, heartbeat: Heartbeat, now: float
     return replace(fold, events=(lost, *fold.events))
 
 
-def _joined(
-    view: FleetView, heartbeat: Heartbeat, retired: tuple[Incarnation, ...], now: float, now_ms: int
-) -> Fold:
+def _joined(view: FleetView, heartbeat: Heartbeat, retired: tuple[Incarnation, ...], now: float, now_ms: int) -> Fold:
     member = Member(
         heartbeat=heartbeat,
         state=MemberState(heartbeat.state),

@@ -32,9 +32,7 @@ _MOST_UNPUBLISHED = 1_000
 
 
 class FleetWatch:
-    def __init__(
-        self, *, clock: Clock, rules: DetectionRules, kept_events: int, forget_after_seconds: float
-    ) -> None:
+    def __init__(self, *, clock: Clock, rules: DetectionRules, kept_events: int, forget_after_seconds: float) -> None:
         self._clock = clock
         self._rules = rules
         self._forget_after_seconds = forget_after_seconds

@@ -52,9 +52,7 @@ def kafka_edge(settings: KafkaSettings, *, client_id: str) -> OpenEdge:
             AsyncExitStack() as stack,
         ):
             lookups = [
-                await stack.enter_async_context(
-                    RecordLookup(settings, client_id=f"{client_id}-lookup-{number}")
-                )
+                await stack.enter_async_context(RecordLookup(settings, client_id=f"{client_id}-lookup-{number}"))
                 for number in range(LOOKUPS)
             ]
             turns = itertools.cycle(lookups)

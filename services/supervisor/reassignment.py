@@ -147,17 +147,13 @@ class Reassignment:
             return None, "record-differs"
         headers = copy_headers(envelope, record.headers, attempt=owned.attempt)
         topic = self._names.resume(owned.pool)
-        copy = Copy(
-            request_id=owned.request_id, pool=owned.pool, topic=topic, value=record.value, headers=headers
-        )
+        copy = Copy(request_id=owned.request_id, pool=owned.pool, topic=topic, value=record.value, headers=headers)
         return copy, ""
 
     async def _send(self, copy: Copy) -> bool:
         started_ns = time.time_ns()
         try:
-            await self._copies.send(
-                copy.topic, key=copy.request_id.encode(), value=copy.value, headers=copy.headers
-            )
+            await self._copies.send(copy.topic, key=copy.request_id.encode(), value=copy.value, headers=copy.headers)
         except BrokerUnavailable as error:
             REASSIGNMENT_FAILURES.labels("copy-not-sent").inc()
             self._keep(copy, error)

@@ -19,9 +19,7 @@ class SupervisorSettings(ScopedSettings):
         le=5_000,
         description="How often leases are looked at; part of every failover's pause.",
     )
-    leader_ttl_ms: int = Field(
-        default=1_000, ge=300, le=30_000, description="A leader silent this long is replaced."
-    )
+    leader_ttl_ms: int = Field(default=1_000, ge=300, le=30_000, description="A leader silent this long is replaced.")
     silent_after_seconds: float = Field(
         default=5, ge=1, description="A worker without a heartbeat for so long is lost."
     )

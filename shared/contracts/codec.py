@@ -171,8 +171,7 @@ def decode_request(value: bytes | None) -> InferenceRequest:
         kind=_KINDS.optional_member(message.kind) or told_kind,
         model=_optional(message, "model"),
         messages=tuple(
-            ChatMessage(role=part.role, content=part.content, name=_optional(part, "name"))
-            for part in message.messages
+            ChatMessage(role=part.role, content=part.content, name=_optional(part, "name")) for part in message.messages
         ),
         prompts=tuple(_prompt(prompt) for prompt in message.prompts),
         sampling=_sampling(message.sampling),
@@ -259,9 +258,7 @@ def _usage(message: results_pb2.Usage) -> Usage:
 
 
 def _error(message: results_pb2.ErrorBody) -> ErrorBody:
-    return ErrorBody(
-        message=message.message, type=message.type, code=message.code, param=_optional(message, "param")
-    )
+    return ErrorBody(message=message.message, type=message.type, code=message.code, param=_optional(message, "param"))
 
 
 def decode_outcome(value: bytes | None) -> InferenceOutcome:
@@ -330,8 +327,7 @@ def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
         fleet_pb2.Heartbeat(
             state=_WORKER_STATES.number(heartbeat.state),
             partitions=[
-                fleet_pb2.PartitionHeld(topic=topic, partition=partition)
-                for topic, partition in heartbeat.partitions
+                fleet_pb2.PartitionHeld(topic=topic, partition=partition) for topic, partition in heartbeat.partitions
             ],
             **{field: getattr(heartbeat, field) for field in _HEARTBEAT_SCALARS},
         )

@@ -33,9 +33,7 @@ class TopicNames:
 
     def holds_copies(self, pool: str, topic: str) -> bool:
         """Whether records of `topic` are copies written by the platform, whose copy headers are believed."""
-        return topic == self.resume(pool) or topic.startswith(
-            f"{self.prefix}inference.requests.{pool}.retry."
-        )
+        return topic == self.resume(pool) or topic.startswith(f"{self.prefix}inference.requests.{pool}.retry.")
 
     @property
     def results(self) -> str:
@@ -120,13 +118,7 @@ def topic_specifications(
             purpose="records nobody could work on, unchanged",
             configs=week,
         ),
-        TopicSpecification(
-            name=names.heartbeats, partitions=1, purpose="workers' state, every 500 ms", configs=hour
-        ),
-        TopicSpecification(
-            name=names.commands, partitions=1, purpose="drain, resume, quarantine", configs=hour
-        ),
-        TopicSpecification(
-            name=names.events, partitions=1, purpose="what happened to the fleet", configs=day
-        ),
+        TopicSpecification(name=names.heartbeats, partitions=1, purpose="workers' state, every 500 ms", configs=hour),
+        TopicSpecification(name=names.commands, partitions=1, purpose="drain, resume, quarantine", configs=hour),
+        TopicSpecification(name=names.events, partitions=1, purpose="what happened to the fleet", configs=day),
     ]

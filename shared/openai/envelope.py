@@ -39,9 +39,7 @@ EARLIEST_DEADLINE_MS = 1_000_000_000_000
 """September 2001: a smaller number is a duration, or an instant in seconds."""
 _LATEST_DEADLINE_MS = 1 << 53
 
-_PROTOBUF_TYPES = frozenset(
-    {"application/protobuf", "application/x-protobuf", "application/vnd.google.protobuf"}
-)
+_PROTOBUF_TYPES = frozenset({"application/protobuf", "application/x-protobuf", "application/vnd.google.protobuf"})
 _STRUCTURED_CLOUDEVENTS = "application/cloudevents"
 _KINDS = {
     "chat": RequestKind.CHAT,
@@ -128,9 +126,7 @@ def _wire_format(known: _KnownHeaders) -> WireFormat:
     if media_type in _PROTOBUF_TYPES:
         return WireFormat.PROTOBUF
     if media_type.startswith(_STRUCTURED_CLOUDEVENTS):
-        message = (
-            f"CloudEvents in structured mode ({media_type}) are not supported; use binary mode (ce_ headers)"
-        )
+        message = f"CloudEvents in structured mode ({media_type}) are not supported; use binary mode (ce_ headers)"
         known.report(names_of.CONTENT_TYPE, message, is_poison=True)
     return WireFormat.JSON
 
@@ -233,9 +229,7 @@ def read_envelope(record: RecordLike, *, names: TopicNames, pool: str, cluster: 
     copied_id = (known.lenient(names_of.REQUEST_ID) or "") if is_copy else ""
     event_id = known.lenient(names_of.CE_ID)
     return RequestEnvelope(
-        request_id=RequestId(copied_id)
-        if is_request_id(copied_id)
-        else _derived_id(known, coordinates, cluster),
+        request_id=RequestId(copied_id) if is_request_id(copied_id) else _derived_id(known, coordinates, cluster),
         pool=pool,
         lane=_copied_lane(known) if is_copy else _lane(record.topic, names, pool),
         fingerprint=body_fingerprint(record.value or b""),

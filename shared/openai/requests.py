@@ -101,9 +101,7 @@ def _chat_request(body: ChatBody) -> InferenceRequest:
         raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
     tokens, completion_tokens = body.max_tokens, body.max_completion_tokens
     if tokens is not None and completion_tokens is not None and tokens != completion_tokens:
-        raise InvalidRequest(
-            "max_tokens and max_completion_tokens contradict each other.", param="max_tokens"
-        )
+        raise InvalidRequest("max_tokens and max_completion_tokens contradict each other.", param="max_tokens")
     return _request(
         body,
         kind=RequestKind.CHAT,
@@ -141,9 +139,7 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[Pro
         return (Prompt(text=prompt),)
     if isinstance(prompt[0], int):
         return (Prompt(token_ids=tuple(prompt)),)
-    return tuple(
-        Prompt(text=part) if isinstance(part, str) else Prompt(token_ids=tuple(part)) for part in prompt
-    )
+    return tuple(Prompt(text=part) if isinstance(part, str) else Prompt(token_ids=tuple(part)) for part in prompt)
 
 
 def _or(value: Any, default: Any) -> Any:
@@ -181,9 +177,7 @@ def _request(
     )
 
 
-def _sampling(
-    body: ChatBody | CompletionBody, *, max_tokens: int | None, logprobs: int | None
-) -> SamplingParameters:
+def _sampling(body: ChatBody | CompletionBody, *, max_tokens: int | None, logprobs: int | None) -> SamplingParameters:
     return SamplingParameters(
         temperature=_or(body.temperature, 1.0),
         top_p=_or(body.top_p, 1.0),

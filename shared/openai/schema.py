@@ -25,9 +25,7 @@ def _default_only(*defaults: object) -> BeforeValidator:
     """Accepts null and the given values (of the same type, so that 1 is not True) and nothing else."""
 
     def check(value: object) -> None:
-        if value is not None and not any(
-            type(value) is type(default) and value == default for default in defaults
-        ):
+        if value is not None and not any(type(value) is type(default) and value == default for default in defaults):
             raise PydanticCustomError(UNSUPPORTED, "is not supported")
 
     return BeforeValidator(check)
@@ -77,8 +75,7 @@ class TextPart(_Body):
 
 
 Content = Annotated[
-    Annotated[str, Tag("as text")]
-    | Annotated[list[TextPart], Field(min_length=1, fail_fast=True), Tag("as parts")],
+    Annotated[str, Tag("as text")] | Annotated[list[TextPart], Field(min_length=1, fail_fast=True), Tag("as parts")],
     Discriminator(
         _tag("as text", "as parts"),
         custom_error_type="content",
@@ -147,9 +144,7 @@ class _CommonBody(_Body):
     ) = None
     min_tokens: Annotated[int, Field(ge=0, le=limits.MAX_TOKEN)] | None = None
     ignore_eos: bool | None = None
-    stop_token_ids: (
-        Annotated[list[TokenId], Field(max_length=limits.MAX_STOP_TOKEN_IDS, fail_fast=True)] | None
-    ) = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=limits.MAX_STOP_TOKEN_IDS, fail_fast=True)] | None = None
     return_token_ids: bool | None = None
 
     # inert

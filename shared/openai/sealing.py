@@ -62,9 +62,7 @@ def _seal(
         outcome=outcome.outcome,
         wire_format=envelope.wire_format,
         value=encode_outcome(outcome) if is_protobuf else render_outcome(outcome),
-        headers=result_headers(
-            envelope, outcome.outcome, sealed_at_ms=sealed_at_ms, trace_headers=trace_headers
-        ),
+        headers=result_headers(envelope, outcome.outcome, sealed_at_ms=sealed_at_ms, trace_headers=trace_headers),
         reply_to=envelope.reply_to,
         sealed_at_ms=sealed_at_ms,
     )

@@ -35,9 +35,7 @@ class StreamRenderer:
     thrown away: log-probabilities of completions carry text offsets, and the role is sent once per choice.
     """
 
-    def __init__(
-        self, request: InferenceRequest, request_id: RequestId, model: str, created_seconds: int
-    ) -> None:
+    def __init__(self, request: InferenceRequest, request_id: RequestId, model: str, created_seconds: int) -> None:
         self._is_chat = request.kind is RequestKind.CHAT
         self._returns_token_ids = request.return_token_ids
         self._wants_logprobs = request.sampling.logprobs is not None
@@ -82,9 +80,7 @@ class StreamRenderer:
     def _has_something_to_show(self, chunk: Chunk) -> bool:
         if chunk.text:
             return True
-        return bool(
-            (self._returns_token_ids and chunk.token_ids) or (self._wants_logprobs and chunk.logprobs)
-        )
+        return bool((self._returns_token_ids and chunk.token_ids) or (self._wants_logprobs and chunk.logprobs))
 
     def _chat_payloads(self, chunk: Chunk) -> list[bytes]:
         index = b'{"index":%d,"delta":' % chunk.choice
@@ -128,6 +124,4 @@ class StreamRenderer:
         if self._returns_token_ids:
             tail = b',"token_ids":' + _encode(token_ids) + tail
         finished = _FINISHED[finish_reason]
-        return b"".join(
-            (self._head, index, content, b',"logprobs":', logprobs, b',"finish_reason":', finished, tail)
-        )
+        return b"".join((self._head, index, content, b',"logprobs":', logprobs, b',"finish_reason":', finished, tail))

@@ -14,22 +14,12 @@ class KafkaSettings(ScopedSettings):
     bootstrap_servers: str = Field(default="127.0.0.1:9092", description="Comma-separated host:port list.")
     topic_prefix: str = Field(default="", description="Put before every topic name.")
     group_prefix: str = Field(default="", description="Put before every consumer group name.")
-    cluster: str = Field(
-        default="", description="Name of the cluster in derived ids; empty: the cluster's own id."
-    )
-    request_partitions: int = Field(
-        default=24, ge=1, le=1000, description="Partitions of each request topic."
-    )
+    cluster: str = Field(default="", description="Name of the cluster in derived ids; empty: the cluster's own id.")
+    request_partitions: int = Field(default=24, ge=1, le=1000, description="Partitions of each request topic.")
     replication_factor: int = Field(default=1, ge=1, description="Replication factor of topics we create.")
-    max_message_bytes: int = Field(
-        default=4_194_304, ge=65_536, description="Largest record we accept or send."
-    )
-    session_timeout_ms: int = Field(
-        default=10_000, ge=6_000, description="A silent consumer loses its partitions."
-    )
-    security_protocol: str = Field(
-        default="PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
-    )
+    max_message_bytes: int = Field(default=4_194_304, ge=65_536, description="Largest record we accept or send.")
+    session_timeout_ms: int = Field(default=10_000, ge=6_000, description="A silent consumer loses its partitions.")
+    security_protocol: str = Field(default="PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.")
     sasl_mechanism: str = Field(default="PLAIN", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.")
     sasl_username: str | None = Field(default=None, description="SASL user name.")
     sasl_password: str | None = Field(default=None, description="SASL password.")

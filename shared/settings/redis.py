@@ -19,6 +19,4 @@ class RedisSettings(ScopedSettings):
         ge=60,
         description="How long a finished request is remembered; beyond topic retention.",
     )
-    log_retention_seconds: int = Field(
-        default=3_600, ge=60, description="How long a finished stream can be re-read."
-    )
+    log_retention_seconds: int = Field(default=3_600, ge=60, description="How long a finished stream can be re-read.")

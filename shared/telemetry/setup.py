@@ -61,9 +61,7 @@ class QuietExporter(SpanExporter):
         now = self._monotonic()
         if self._reported_at is None or now - self._reported_at >= _REPORT_EVERY_SECONDS:
             self._reported_at = now
-            logger.warning(
-                "spans could not be exported; is the OTLP endpoint up?", spans_dropped=self._dropped
-            )
+            logger.warning("spans could not be exported; is the OTLP endpoint up?", spans_dropped=self._dropped)
 
     def shutdown(self) -> None:
         self._wrapped.shutdown()
@@ -100,9 +98,7 @@ def _sampler(settings: TelemetrySettings, endpoint: str | None) -> Sampler:
 class Telemetry:
     """One service's telemetry, from start to flush. Enter it once; entering replaces the process's tracer."""
 
-    def __init__(
-        self, settings: TelemetrySettings, service_name: str, instance: str, endpoint: str | None
-    ) -> None:
+    def __init__(self, settings: TelemetrySettings, service_name: str, instance: str, endpoint: str | None) -> None:
         self._settings = settings
         self._service_name = service_name
         self._instance = instance

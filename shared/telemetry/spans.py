@@ -99,9 +99,7 @@ def record_span(
 
     A clock that went backwards in between gives a span of no length rather than a negative one.
     """
-    span = tracer().start_span(
-        name, context=parent_context, kind=kind, attributes=attributes, start_time=start_ns
-    )
+    span = tracer().start_span(name, context=parent_context, kind=kind, attributes=attributes, start_time=start_ns)
     if status is not None:
         span.set_status(status)
     span.end(end_time=max(start_ns, end_ns))

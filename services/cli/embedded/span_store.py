@@ -36,13 +36,10 @@ CREATE TABLE IF NOT EXISTS spans (
 CREATE INDEX IF NOT EXISTS spans_by_request ON spans (request_id) WHERE request_id IS NOT NULL;
 """
 _COLUMNS = (
-    "trace_id, span_id, parent_id, name, service, instance, kind, "
-    "start_ns, end_ns, status, status_message, attributes"
+    "trace_id, span_id, parent_id, name, service, instance, kind, start_ns, end_ns, status, status_message, attributes"
 )
 # A resent batch changes nothing: the exporter repeats what was not acknowledged.
-_INSERT = (
-    f"INSERT OR IGNORE INTO spans ({_COLUMNS}, request_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_INSERT = f"INSERT OR IGNORE INTO spans ({_COLUMNS}, request_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _OF_TRACE = f"SELECT {_COLUMNS} FROM spans WHERE trace_id = ? ORDER BY start_ns, number"
 # A client may put many requests into one trace: leave out the spans that say they belong to another.
 _OF_REQUEST = f"""

@@ -10,9 +10,7 @@ def check_submission(
 ) -> RequestRejected | None:
     """Why it cannot run, or None. The first reason found, named."""
     if is_known:
-        return _reject(
-            submit, InvalidRequest.code, "the engine runs a request of this id already", "request_id"
-        )
+        return _reject(submit, InvalidRequest.code, "the engine runs a request of this id already", "request_id")
     if not submit.choices:
         return _reject(submit, InvalidRequest.code, "a request needs at least one choice", "n")
     if len({choice.index for choice in submit.choices}) < len(submit.choices):
@@ -26,9 +24,7 @@ def check_submission(
         if min(token_ids) < 0 or max(token_ids) >= vocabulary_size:
             message = f"token ids must be from 0 to {vocabulary_size - 1}"
             return _reject(submit, InvalidRequest.code, message, "prompt")
-        wanted = len(choice.prompt_token_ids) + max(
-            submit.sampling.max_tokens or 1, len(choice.output_token_ids)
-        )
+        wanted = len(choice.prompt_token_ids) + max(submit.sampling.max_tokens or 1, len(choice.output_token_ids))
         if wanted > max_model_tokens:
             message = f"prompt and output need {wanted} tokens, the context has {max_model_tokens}"
             return _reject(submit, PromptTooLong.code, message, "messages")
@@ -42,9 +38,7 @@ def _reject(submit: Submit, code: str, message: str, param: str | None) -> Reque
     return RequestRejected(request_id=submit.request_id, code=code, message=message, param=param)
 
 
-def open_request(
-    submit: Submit, *, vocabulary_size: int, max_model_tokens: int, submitted_ns: int
-) -> RequestProgress:
+def open_request(submit: Submit, *, vocabulary_size: int, max_model_tokens: int, submitted_ns: int) -> RequestProgress:
     """A submission that was checked becomes sequences, each with the output that it already has."""
     sampling = submit.sampling
     ending = set(sampling.stop_token_ids)

@@ -67,8 +67,6 @@ class StepReport:
         )
 
     def take(self, statistics: StepStatistics) -> StepResult:
-        result = StepResult(
-            tokens=self.tokens, timings=self.timings, rejected=self.rejected, statistics=statistics
-        )
+        result = StepResult(tokens=self.tokens, timings=self.timings, rejected=self.rejected, statistics=statistics)
         self.tokens, self.timings, self.rejected = [], [], []
         return result

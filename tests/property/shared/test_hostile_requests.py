@@ -25,12 +25,7 @@ NAMES = TopicNames()
 FIELDS = sorted(set(ChatBody.model_fields) | set(CompletionBody.model_fields))
 
 json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | some.texts
-    | st.sampled_from(["user", "text", "none"]),
+    st.none() | st.booleans() | st.integers() | st.floats() | some.texts | st.sampled_from(["user", "text", "none"]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(some.texts, inner, max_size=4),
     max_leaves=8,
 )
@@ -72,9 +67,7 @@ def test_arbitrary_objects_are_answerable(body: dict[str, object], kind: Request
 
 
 @given(body=bodies, field=st.sampled_from(FIELDS), value=json_values)
-def test_one_arbitrary_field_in_a_good_body_is_answerable(
-    body: dict[str, object], field: str, value: object
-) -> None:
+def test_one_arbitrary_field_in_a_good_body_is_answerable(body: dict[str, object], field: str, value: object) -> None:
     good = {"messages": [{"role": "user", "content": "x"}]}
     assert_answerable(json.dumps(good | {field: value}).encode(), None)
     assert_answerable(json.dumps({"prompt": "x"} | {field: value}).encode(), RequestKind.COMPLETION)
@@ -87,9 +80,7 @@ def test_every_legal_request_passes_the_limits_of_both_formats(request: Inferenc
     assert decode_value(envelope, record.value) == request
 
 
-@given(
-    topic=topics, headers=some.headers, key=st.none() | st.binary(max_size=5), value=st.none() | st.binary()
-)
+@given(topic=topics, headers=some.headers, key=st.none() | st.binary(max_size=5), value=st.none() | st.binary())
 def test_whatever_the_headers_are_there_is_an_answer(
     topic: str, headers: tuple[tuple[str, bytes | None], ...], key: bytes | None, value: bytes | None
 ) -> None:

@@ -12,9 +12,7 @@ from services.worker.engine.native.library import MAX_GROUP, MAX_HEAD_SIZE, load
 NAMES = ("auto", "native", "gather", "reference")
 
 
-def select_attention(
-    name: str, config: DecoderConfig, *, device: torch.device, dtype: torch.dtype
-) -> AttentionBackend:
+def select_attention(name: str, config: DecoderConfig, *, device: torch.device, dtype: torch.dtype) -> AttentionBackend:
     """`auto` takes the fastest that works. Raises ValueError for an unknown or unusable name."""
     if name not in NAMES:
         raise ValueError(f"unknown attention backend {name!r}: one of {', '.join(NAMES)}")

@@ -48,11 +48,7 @@ class PagedCache:
 
     def _writes_into_shared(self, sequence: Sequence) -> bool:
         index, offset = divmod(sequence.num_computed_tokens, self.block_size_tokens)
-        return (
-            offset > 0
-            and index < len(sequence.block_ids)
-            and self.pool.references(sequence.block_ids[index]) > 1
-        )
+        return offset > 0 and index < len(sequence.block_ids) and self.pool.references(sequence.block_ids[index]) > 1
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """The child shares all of the parent's blocks; whoever writes first into the last one copies it."""

@@ -13,9 +13,7 @@ HASH_BYTES = 16
 
 def chain_start(salt: str) -> bytes:
     """The name before the first block; different salts never meet."""
-    return blake2b(
-        salt.encode("utf-8", "surrogatepass"), digest_size=HASH_BYTES, person=b"penstock-kv"
-    ).digest()
+    return blake2b(salt.encode("utf-8", "surrogatepass"), digest_size=HASH_BYTES, person=b"penstock-kv").digest()
 
 
 def block_hash(previous: bytes, token_ids: Sequence[int]) -> bytes:

@@ -95,9 +95,7 @@ class Decoder:
         )
         return self._attention.attend(queries, keys, values, layout, self._scale)
 
-    def _norm_heads(
-        self, projected: torch.Tensor, query_norm: torch.Tensor, key_norm: torch.Tensor
-    ) -> torch.Tensor:
+    def _norm_heads(self, projected: torch.Tensor, query_norm: torch.Tensor, key_norm: torch.Tensor) -> torch.Tensor:
         """RMS norm over every head of queries and keys (Qwen3)."""
         config, epsilon = self.config, self.config.rms_norm_eps
         heads = projected.view(projected.shape[0], -1, config.head_size)

@@ -68,9 +68,7 @@ class TorchOperators:
         num_kv_heads, head_size = keys.shape[2], keys.shape[3]
         heads = projected.view(projected.shape[0], -1, head_size)  # [T, H + 2K, D]
         num_rotated = num_query_heads + num_kv_heads
-        cosines, sines = (
-            table[layout.positions].to(projected.dtype)[:, None].chunk(2, dim=-1)
-        )  # [T, 1, D / 2]
+        cosines, sines = table[layout.positions].to(projected.dtype)[:, None].chunk(2, dim=-1)  # [T, 1, D / 2]
         first, second = heads[:, :num_rotated].chunk(2, dim=-1)
         rotated = torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
         keys.view(-1, num_kv_heads, head_size)[layout.slots] = rotated[:, num_query_heads:]

@@ -20,9 +20,7 @@ class NativeOperators:
     ) -> torch.Tensor:
         return self._norm(residual, update.data_ptr(), weight, epsilon)
 
-    def _norm(
-        self, residual: torch.Tensor, update: int | None, weight: torch.Tensor, epsilon: float
-    ) -> torch.Tensor:
+    def _norm(self, residual: torch.Tensor, update: int | None, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
         output = torch.empty_like(residual)
         rows, size = residual.shape
         self._kernels.add_rms_norm(

@@ -87,9 +87,7 @@ def _processor_features() -> str:
 
 def _run(command: list[str]) -> None:
     try:
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_SECONDS, check=False
-        )
+        result = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise NoNativeKernels(f"{command[0]} took longer than {_BUILD_TIMEOUT_SECONDS} s") from error
     if result.returncode != 0:

@@ -18,9 +18,7 @@ def apply_penalties(logits: torch.Tensor, sequences: list[Sequence]) -> None:
         if sampling.repetition_penalty != 1.0:
             _repetition(logits[row], sequence.token_ids, sampling.repetition_penalty)
         if sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0:
-            _frequency(
-                logits[row], sequence.output_token_ids, sampling.frequency_penalty, sampling.presence_penalty
-            )
+            _frequency(logits[row], sequence.output_token_ids, sampling.frequency_penalty, sampling.presence_penalty)
         if sequence.num_output_tokens < sampling.min_tokens and sequence.request.ending_token_ids:
             logits[row, sorted(sequence.request.ending_token_ids)] = -math.inf
 

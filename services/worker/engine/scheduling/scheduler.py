@@ -176,9 +176,7 @@ class Scheduler:
         self.waiting.add(sequence)
 
     def _admit(self, batch: ScheduledBatch) -> None:
-        promised_blocks = sum(
-            self.cache.missing_blocks(sequence, sequence.num_tokens) for sequence in self.running
-        )
+        promised_blocks = sum(self.cache.missing_blocks(sequence, sequence.num_tokens) for sequence in self.running)
         while len(self.running) < self._max_running_sequences and (sequence := self.waiting.head()):
             budget = self._max_tokens_per_step - batch.num_tokens
             if budget < 1:

@@ -69,9 +69,7 @@ class ScriptedWorker:
 
     async def claim(self, record: SourceRecord) -> Run:
         installation = self._installation
-        envelope = read_envelope(
-            record, names=installation.kafka.topic_names, pool=POOL, cluster=installation.cluster
-        )
+        envelope = read_envelope(record, names=installation.kafka.topic_names, pool=POOL, cluster=installation.cluster)
         claim = await installation.ledger.claim(
             ClaimRequest(
                 registration=Registration(
@@ -121,9 +119,7 @@ class Installation:
     async def post(self, *, headers: tuple[tuple[str, bytes | None], ...] = ()) -> SourceRecord:
         """A request as a foreign producer would post it; its record as Kafka has it."""
         topic = self.kafka.topic_names.requests(POOL, Lane.INTERACTIVE)
-        placed = await self.producer.send(
-            topic, key=b"k", value=b'{"prompt": "hi"}', headers=headers, partition=0
-        )
+        placed = await self.producer.send(topic, key=b"k", value=b'{"prompt": "hi"}', headers=headers, partition=0)
         record = await self.lookup.fetch(topic, placed.partition, placed.offset)
         assert record is not None
         return record

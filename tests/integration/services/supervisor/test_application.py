@@ -29,12 +29,8 @@ async def test_a_dead_workers_request_appears_once_on_the_resume_topic_and_reads
     await worker.die()
 
     copies = await until(installation.resumed, "the copy is there")
-    original = read_envelope(
-        record, names=installation.kafka.topic_names, pool=POOL, cluster=installation.cluster
-    )
-    copied = read_envelope(
-        copies[0], names=installation.kafka.topic_names, pool=POOL, cluster=installation.cluster
-    )
+    original = read_envelope(record, names=installation.kafka.topic_names, pool=POOL, cluster=installation.cluster)
+    copied = read_envelope(copies[0], names=installation.kafka.topic_names, pool=POOL, cluster=installation.cluster)
     assert copies[0].key == original.request_id.encode()
     assert copies[0].value == record.value
     assert copied.request_id == original.request_id
@@ -76,9 +72,7 @@ async def test_the_copy_can_be_claimed_by_another_worker_and_the_dead_one_is_fen
     assert second.token != first.token
     assert (second.attempt, second.lost_claims) == (2, 1)
     assert not await installation.ledger.release(
-        read_envelope(
-            record, names=installation.kafka.topic_names, pool=POOL, cluster=installation.cluster
-        ).request_id,
+        read_envelope(record, names=installation.kafka.topic_names, pool=POOL, cluster=installation.cluster).request_id,
         first.token,
     )
 
@@ -120,16 +114,12 @@ async def test_of_two_supervisors_one_acts_and_the_other_takes_over_when_it_stop
     await until(lambda: _at_least(installation, 2), "the second hands on as well")
     assert len(installation.told(FleetEventKind.WORKER_LOST)) == 1, "only the leader tells"
     await until(
-        lambda: (
-            "second" in [event.worker_id for event in installation.told(FleetEventKind.SUPERVISOR_ELECTED)]
-        ),
+        lambda: "second" in [event.worker_id for event in installation.told(FleetEventKind.SUPERVISOR_ELECTED)],
         "the second's election is told",
     )
 
 
-async def test_the_fleet_page_shows_a_workers_whole_life(
-    installation: Installation, http: httpx.AsyncClient
-) -> None:
+async def test_the_fleet_page_shows_a_workers_whole_life(installation: Installation, http: httpx.AsyncClient) -> None:
     supervisor = await installation.supervise()
     worker = installation.worker("w-7")
     await worker.beat(WorkerState.STARTING)

@@ -17,9 +17,7 @@ def one_life(draw: st.DrawFn) -> list[Heartbeat]:
 
 
 @given(one_life(), st.data())
-def test_one_life_in_any_order_with_repeats_ends_in_its_last_state(
-    life: list[Heartbeat], data: st.DataObject
-) -> None:
+def test_one_life_in_any_order_with_repeats_ends_in_its_last_state(life: list[Heartbeat], data: st.DataObject) -> None:
     repeats = data.draw(st.lists(st.sampled_from(life), max_size=8))
     view = FleetView()
     for beat in data.draw(st.permutations([*life, *repeats])):

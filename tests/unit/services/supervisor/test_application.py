@@ -75,9 +75,7 @@ def state(supervisor: Supervisor) -> MemberState:
     return supervisor.watch.view.members[heartbeat().worker_id].state
 
 
-async def test_an_ended_lease_is_believed_at_the_next_look(
-    supervisor: Supervisor, ledger: ScriptedLedger
-) -> None:
+async def test_an_ended_lease_is_believed_at_the_next_look(supervisor: Supervisor, ledger: ScriptedLedger) -> None:
     ledger.lost = [DEAD]
     await supervisor.look()
     assert state(supervisor) is MemberState.LOST

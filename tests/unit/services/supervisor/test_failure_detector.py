@@ -17,9 +17,7 @@ def fleet(**heard_at: float) -> FleetView:
 
 
 def lost(view: FleetView, *leaseless: str, now: float) -> dict[str, str]:
-    found = find_losses(
-        view, leaseless=frozenset(Incarnation(name) for name in leaseless), now=now, rules=RULES
-    )
+    found = find_losses(view, leaseless=frozenset(Incarnation(name) for name in leaseless), now=now, rules=RULES)
     return {loss.incarnation: loss.reason for loss in found}
 
 

@@ -126,9 +126,7 @@ def test_a_worker_that_crashes_five_times_in_a_row_is_reported_once(watch: Fleet
     assert len([line for line in logs if line["log_level"] == "error"]) == 1
 
 
-def test_crashes_with_healthy_stretches_between_them_are_no_loop(
-    watch: FleetWatch, clock: ManualClock
-) -> None:
+def test_crashes_with_healthy_stretches_between_them_are_no_loop(watch: FleetWatch, clock: ManualClock) -> None:
     for number in range(1, 10):
         crash(watch, 10 * number)
         watch.hear(heartbeat(number=20 * number + 2))

@@ -82,9 +82,7 @@ async def test_the_lease_counts_from_the_question_not_from_a_slow_answer(
     assert not leadership.is_leader
 
 
-async def test_being_elected_again_after_somebody_else_is_news(
-    leadership: Leadership, ballot: Ballot
-) -> None:
+async def test_being_elected_again_after_somebody_else_is_news(leadership: Leadership, ballot: Ballot) -> None:
     await leadership.campaign()
     ballot.answer = None
     await leadership.campaign()

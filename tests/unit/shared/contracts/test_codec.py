@@ -99,9 +99,7 @@ def test_a_request_without_a_kind_that_has_prompts_is_a_completion() -> None:
 
 def test_explicit_zeros_are_not_taken_for_defaults() -> None:
     body = requests_pb2.InferenceRequested(
-        sampling=requests_pb2.SamplingParameters(
-            temperature=0, top_p=0, n=0, seed=0, logprobs=0, max_tokens=0
-        )
+        sampling=requests_pb2.SamplingParameters(temperature=0, top_p=0, n=0, seed=0, logprobs=0, max_tokens=0)
     )
     request = codec.decode_request(body.SerializeToString())
     sampling = request.sampling

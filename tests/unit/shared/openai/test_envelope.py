@@ -205,9 +205,7 @@ class TestCopies:
     )
 
     def copy(self, headers: Headers, topic: str = NAMES.resume("default")) -> RequestEnvelope:
-        record = FakeRecord(
-            topic=topic, partition=0, offset=5, timestamp_ms=1, key=b"other", value=RECORD.value
-        )
+        record = FakeRecord(topic=topic, partition=0, offset=5, timestamp_ms=1, key=b"other", value=RECORD.value)
         return read(*headers, record=record)
 
     @pytest.mark.parametrize("suffix", ["resume", "retry.10s"])

@@ -38,9 +38,7 @@ TOKENS = (
     TokenLogprob(token_id=5, text="Grü", logprob=-0.5, top=((5, "Grü", -0.5), (9, "on", -2.0))),
     TokenLogprob(token_id=6, text="ße", logprob=-math.inf, top=((9, "on", -1.0),)),
 )
-CHOICE = ChoiceResult(
-    index=0, text="Grüße", token_ids=(5, 6), finish_reason=FinishReason.STOP, logprobs=TOKENS
-)
+CHOICE = ChoiceResult(index=0, text="Grüße", token_ids=(5, 6), finish_reason=FinishReason.STOP, logprobs=TOKENS)
 CHAT = InferenceOutcome(
     request_id=REQUEST_ID,
     outcome=Outcome.COMPLETED,
@@ -120,9 +118,7 @@ def test_token_ids_are_given_only_when_asked_for(outcome: InferenceOutcome) -> N
 @pytest.mark.parametrize("outcome", [kind for kind in Outcome if kind is not Outcome.COMPLETED])
 def test_every_other_outcome_is_an_error_object(outcome: Outcome) -> None:
     rendered = json.loads(render_outcome(replace(CHAT, outcome=outcome, error=ERROR)))
-    assert rendered == {
-        "error": {"message": "no", "type": "server_error", "param": None, "code": "engine_failed"}
-    }
+    assert rendered == {"error": {"message": "no", "type": "server_error", "param": None, "code": "engine_failed"}}
 
 
 @pytest.mark.parametrize("error_class", error_classes().values(), ids=lambda error: error.__name__)

@@ -179,9 +179,7 @@ class TestRanges:
         assert error.param == field or error.param.startswith(f"{field}.")
         assert field in error.message
 
-    @pytest.mark.parametrize(
-        ("value", "param"), [("", "stop"), (["a", ""], "stop[1]"), (["a", 1], "stop[1]")]
-    )
+    @pytest.mark.parametrize(("value", "param"), [("", "stop"), (["a", ""], "stop[1]"), (["a", 1], "stop[1]")])
     def test_an_empty_stop_string_is_refused(self, value: Any, param: str) -> None:
         assert refusal(chat, stop=value).param == param
 

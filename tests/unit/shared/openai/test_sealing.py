@@ -44,9 +44,7 @@ def completed(text: str = "hello") -> InferenceOutcome:
 @pytest.mark.parametrize("wire_format", WireFormat)
 def test_equal_arguments_give_equal_bytes(wire_format: WireFormat) -> None:
     envelope = replace(ENVELOPE, wire_format=wire_format)
-    first, second = (
-        seal_outcome(envelope, completed(), sealed_at_ms=NOW_MS, max_bytes=LIMIT) for _ in range(2)
-    )
+    first, second = (seal_outcome(envelope, completed(), sealed_at_ms=NOW_MS, max_bytes=LIMIT) for _ in range(2))
     assert first == second
     assert (first.sealed_at_ms, first.reply_to, first.wire_format) == (NOW_MS, "answers", wire_format)
 

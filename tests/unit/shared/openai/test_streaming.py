@@ -97,9 +97,7 @@ class TestChat:
         assert json.loads(payload)["choices"][0]["token_ids"] == [7, 8]
 
     def test_token_ids_of_all_payloads_are_those_of_the_chunk(self) -> None:
-        payloads = renderer(CHAT, return_token_ids=True).chunk(
-            chunk(token_ids=(4, 5), finish_reason=FinishReason.STOP)
-        )
+        payloads = renderer(CHAT, return_token_ids=True).chunk(chunk(token_ids=(4, 5), finish_reason=FinishReason.STOP))
         shown = [token for part in payloads for token in json.loads(part)["choices"][0]["token_ids"]]
         assert shown == [4, 5]
 

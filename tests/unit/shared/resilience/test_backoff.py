@@ -31,9 +31,7 @@ def test_a_success_starts_over() -> None:
 def test_every_delay_lies_between_nothing_and_its_ceiling(
     seed: int, initial: float, maximum: float, factor: float
 ) -> None:
-    backoff = Backoff(
-        initial_seconds=initial, maximum_seconds=maximum, factor=factor, generator=random.Random(seed)
-    )
+    backoff = Backoff(initial_seconds=initial, maximum_seconds=maximum, factor=factor, generator=random.Random(seed))
     for _ in range(20):
         ceiling = backoff.ceiling_seconds
         assert 0 <= backoff.next_seconds() <= ceiling <= maximum

@@ -53,9 +53,7 @@ def test_three_successes_close_it(breaker: CircuitBreaker, clock: ManualClock) -
     assert breaker.state is BreakerState.CLOSED, "the old failures are forgotten"
 
 
-def test_one_failure_while_it_is_tried_opens_it_for_a_full_time(
-    breaker: CircuitBreaker, clock: ManualClock
-) -> None:
+def test_one_failure_while_it_is_tried_opens_it_for_a_full_time(breaker: CircuitBreaker, clock: ManualClock) -> None:
     fail(breaker, 5)
     clock.move(40)
     breaker.record_success()

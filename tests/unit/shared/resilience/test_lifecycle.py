@@ -105,12 +105,8 @@ async def test_failing_rounds_are_survived_and_logged_ever_more_rarely() -> None
     assert "ConnectionError: gone" in logs[0]["error"]
 
 
-@pytest.mark.parametrize(
-    ("error", "has_traceback"), [(LedgerUnavailable("away"), False), (ValueError("a bug"), True)]
-)
-async def test_only_what_may_be_a_bug_is_logged_with_its_traceback(
-    error: Exception, has_traceback: bool
-) -> None:
+@pytest.mark.parametrize(("error", "has_traceback"), [(LedgerUnavailable("away"), False), (ValueError("a bug"), True)])
+async def test_only_what_may_be_a_bug_is_logged_with_its_traceback(error: Exception, has_traceback: bool) -> None:
     clock = ManualClock()
 
     async def fail() -> None:

@@ -27,9 +27,7 @@ def nothing_stays_declared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_document_in_the_repository_is_the_catalogue() -> None:
     written = PATH.read_text(encoding="utf-8")
-    assert written == render_metrics_document(CATALOGUE.values()), (
-        "run python -m shared.telemetry.metrics_document"
-    )
+    assert written == render_metrics_document(CATALOGUE.values()), "run python -m shared.telemetry.metrics_document"
 
 
 def test_every_declared_metric_is_on_the_page() -> None:

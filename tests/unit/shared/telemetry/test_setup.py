@@ -32,9 +32,7 @@ class Failing(SpanExporter):
         ("http://a", {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c/x"}, "http://c/x"),
     ],
 )
-def test_opentelemetrys_own_variables_win(
-    own: str | None, environment: dict[str, str], endpoint: str | None
-) -> None:
+def test_opentelemetrys_own_variables_win(own: str | None, environment: dict[str, str], endpoint: str | None) -> None:
     assert traces_endpoint(TelemetrySettings(otlp_endpoint=own), environment) == endpoint
 
 

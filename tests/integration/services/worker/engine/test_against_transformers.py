@@ -78,8 +78,7 @@ def test_greedy_tokens_and_log_probabilities_equal_those_of_transformers(
     engine = Engine.load(EngineConfig(model=tmp_path, num_kv_blocks=128, attention_backend=backend))
     generator = torch.Generator().manual_seed(3)
     prompts = {
-        f"{length} tokens": torch.randint(0, 301, (length,), generator=generator).tolist()
-        for length in PROMPT_LENGTHS
+        f"{length} tokens": torch.randint(0, 301, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS
     }
     told = drive(engine, *(make_submit(name, prompt, logprobs=3) for name, prompt in prompts.items()))
     for name, prompt in prompts.items():
@@ -88,9 +87,7 @@ def test_greedy_tokens_and_log_probabilities_equal_those_of_transformers(
         with torch.no_grad():
             logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
         expected = logits.float().log_softmax(-1)
-        entries = [
-            entry for event in told.events if event.request_id == name for entry in event.logprobs or []
-        ]
+        entries = [entry for event in told.events if event.request_id == name for entry in event.logprobs or []]
         for step, (token, entry) in enumerate(zip(tokens, entries, strict=True)):
             assert expected[step].max() - expected[step, token] < 1e-3
             assert entry.logprob == pytest.approx(float(expected[step, token]), abs=2e-3)

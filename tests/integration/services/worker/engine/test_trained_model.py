@@ -46,9 +46,7 @@ def test_greedy_tokens_equal_those_of_transformers(smollm2_directory: Path) -> N
     tokenizer = Tokenizer.from_file(str(smollm2_directory / "tokenizer.json"))
     template = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
     prompts = [tokenizer.encode(template.format(one), add_special_tokens=False).ids for one in QUESTIONS]
-    engine = Engine.load(
-        EngineConfig(model=smollm2_directory, dtype="float32", num_kv_blocks=256, num_threads=1)
-    )
+    engine = Engine.load(EngineConfig(model=smollm2_directory, dtype="float32", num_kv_blocks=256, num_threads=1))
     told = drive(engine, *(make_submit(str(i), p, max_tokens=NUM_TOKENS) for i, p in enumerate(prompts)))
     model = AutoModelForCausalLM.from_pretrained(smollm2_directory, dtype=torch.float32).eval()
     for index, prompt in enumerate(prompts):

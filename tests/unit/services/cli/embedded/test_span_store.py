@@ -96,9 +96,7 @@ class TestStore:
             store.write([span(number)])
         assert [found.start_ns for found in store.spans_of_trace("aa")] == list(range(15, 25))
 
-    def test_another_store_on_the_same_file_reads_while_this_one_writes(
-        self, store: SpanStore, tmp_path: Path
-    ) -> None:
+    def test_another_store_on_the_same_file_reads_while_this_one_writes(self, store: SpanStore, tmp_path: Path) -> None:
         store.write([span(1)])
         reader = SpanStore(tmp_path / "spans.sqlite")
         writing = sqlite3.connect(tmp_path / "spans.sqlite", isolation_level=None)
@@ -168,9 +166,7 @@ class TestReceiver:
         assert (response.status_code, response.content) == (200, b"")
         assert [found.name for found in store.spans_of_request("r1")] == ["a", "b"]
 
-    async def test_one_connection_carries_many_exports(
-        self, client: httpx.AsyncClient, receiver: SpanReceiver
-    ) -> None:
+    async def test_one_connection_carries_many_exports(self, client: httpx.AsyncClient, receiver: SpanReceiver) -> None:
         for _ in range(3):
             assert (await client.post("/v1/traces", content=b"", headers=PROTOBUF)).status_code == 200
         assert len(receiver._writers) == 1
@@ -219,9 +215,7 @@ class TestReceiver:
             SpanReceiver(unwritable) as receiver,
             httpx.AsyncClient(base_url=receiver.endpoint) as client,
         ):
-            response = await client.post(
-                "/v1/traces", content=export("a").SerializeToString(), headers=PROTOBUF
-            )
+            response = await client.post("/v1/traces", content=export("a").SerializeToString(), headers=PROTOBUF)
         assert response.status_code == 503
 
     async def test_leaving_closes_open_connections(self, store: SpanStore) -> None:

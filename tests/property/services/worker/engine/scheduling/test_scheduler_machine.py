@@ -127,9 +127,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert first_in_order is None or first_in_order.state is SequenceState.RUNNING
         self.compute(batch)
         sampled = [
-            SampledToken(
-                sequence=sequence, token_id=(len(sequence.token_ids) * 7 + sequence.choice) % VOCABULARY
-            )
+            SampledToken(sequence=sequence, token_id=(len(sequence.token_ids) * 7 + sequence.choice) % VOCABULARY)
             for item in batch.items
             for sequence in item.samplers
         ]

@@ -15,9 +15,7 @@ def test_single_tokens_come_first_and_samplers_point_at_last_tokens() -> None:
     batch = ScheduledBatch(
         items=[
             ScheduledSequence(sequence=chunk, start=2, num_tokens=3, samplers=(), is_decode=False),
-            ScheduledSequence(
-                sequence=single, start=4, num_tokens=1, samplers=(single, follower), is_decode=True
-            ),
+            ScheduledSequence(sequence=single, start=4, num_tokens=1, samplers=(single, follower), is_decode=True),
         ]
     )
     inputs = prepare_inputs(batch, block_size_tokens=4, device=torch.device("cpu"))

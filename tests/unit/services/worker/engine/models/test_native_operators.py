@@ -78,9 +78,7 @@ def test_rotation_and_cache_writes_are_equal(
     found_cache = torch.zeros(2, num_blocks, 16, kv_heads, head_size).to(dtype)
     expected_cache = found_cache.clone()
     found = native.rotate_and_store(projected, table, found_cache[0], found_cache[1], layout, heads)
-    expected = TorchOperators().rotate_and_store(
-        projected, table, expected_cache[0], expected_cache[1], layout, heads
-    )
+    expected = TorchOperators().rotate_and_store(projected, table, expected_cache[0], expected_cache[1], layout, heads)
     close(found, expected)
     close(found_cache, expected_cache)
     assert int((found_cache[1].flatten(2).abs().sum(-1) > 0).sum()) == num_tokens

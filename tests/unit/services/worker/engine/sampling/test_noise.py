@@ -7,9 +7,7 @@ PROMISED = {(0, 0): 0.6524484863740322, (0, 1): 0.7012121095215252, (1, 0): 0.36
 
 def test_a_number_depends_on_seed_and_position_only_and_never_changes() -> None:
     """These values are a promise: a worker of another version must resume with the same draws."""
-    assert [uniform(0, 0), uniform(0, 1), uniform(1, 0)] == [
-        PROMISED[key] for key in ((0, 0), (0, 1), (1, 0))
-    ]
+    assert [uniform(0, 0), uniform(0, 1), uniform(1, 0)] == [PROMISED[key] for key in ((0, 0), (0, 1), (1, 0))]
 
 
 def test_numbers_lie_in_the_unit_interval_and_are_spread_evenly() -> None:

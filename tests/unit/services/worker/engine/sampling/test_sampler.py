@@ -63,9 +63,7 @@ def test_tokens_without_probability_are_never_drawn() -> None:
 def test_log_probabilities_are_those_of_the_model_whatever_the_sampler_did() -> None:
     logits = torch.randn(1, 40)
     expected = logits.log_softmax(dim=1)[0]
-    (token,) = sample(
-        logits.clone(), rows({"temperature": 0.3, "top_k": 3, "repetition_penalty": 2.0, "logprobs": 4})
-    )
+    (token,) = sample(logits.clone(), rows({"temperature": 0.3, "top_k": 3, "repetition_penalty": 2.0, "logprobs": 4}))
     assert token.logprob == pytest.approx(float(expected[token.token_id]))
     assert token.top_token_ids == expected.topk(4).indices.tolist()
     assert token.top_logprobs == pytest.approx(expected.topk(4).values.tolist())

@@ -103,8 +103,7 @@ def test_static_batches_admit_nobody_until_all_have_ended() -> None:
 def leader_with_followers(num_followers: int) -> tuple[Sequence, list[Sequence]]:
     leader = make_sequence(prompt(0, 6))
     leader.followers = [
-        make_sequence(prompt(0, 6), request=leader.request, choice=choice + 1)
-        for choice in range(num_followers)
+        make_sequence(prompt(0, 6), request=leader.request, choice=choice + 1) for choice in range(num_followers)
     ]
     return leader, list(leader.followers)
 
