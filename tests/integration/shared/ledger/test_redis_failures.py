@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
-from services.cli.embedded.redis import EmbeddedRedis, free_port
+from services.cli.embedded.ports import free_port
+from services.cli.embedded.redis import EmbeddedRedis
 from shared.contracts.errors import InvariantViolated, LedgerUnavailable
 from shared.contracts.events import Outcome
 from shared.contracts.identifiers import ClaimToken

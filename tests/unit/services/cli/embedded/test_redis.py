@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.cli.embedded.redis import EmbeddedRedis, RedisNotStarted, free_port, server_program
+from services.cli.embedded.ports import free_port
+from services.cli.embedded.redis import EmbeddedRedis, RedisNotStarted, server_program
 
 
 def _ask(port: int, *words: str) -> bytes:
