@@ -1,6 +1,6 @@
 """One message of each kind with every field away from its default; their bytes are in tests/golden/messages.json."""
 
-from shared.contracts import codec
+from shared.contracts import fleet_codec, outcome_codec, request_codec
 from shared.contracts.events import (
     ChoiceResult,
     ErrorBody,
@@ -115,15 +115,15 @@ FLEET_COMMAND = FleetCommand(
 
 
 def _encode_cancellation(value: Cancellation) -> bytes:
-    return codec.encode_cancellation(value.request_id, value.tenant, value.reason)
+    return request_codec.encode_cancellation(value.request_id, value.tenant, value.reason)
 
 
 GOLDEN = {
-    "InferenceRequested chat": (CHAT, codec.encode_request, codec.decode_request),
-    "InferenceRequested completion": (COMPLETION, codec.encode_request, codec.decode_request),
-    "InferenceOutcome": (OUTCOME, codec.encode_outcome, codec.decode_outcome),
-    "Cancellation": (CANCELLATION, _encode_cancellation, codec.decode_cancellation),
-    "Heartbeat": (HEARTBEAT, codec.encode_heartbeat, codec.decode_heartbeat),
-    "FleetEvent": (FLEET_EVENT, codec.encode_fleet_event, codec.decode_fleet_event),
-    "FleetCommand": (FLEET_COMMAND, codec.encode_fleet_command, codec.decode_fleet_command),
+    "InferenceRequested chat": (CHAT, request_codec.encode_request, request_codec.decode_request),
+    "InferenceRequested completion": (COMPLETION, request_codec.encode_request, request_codec.decode_request),
+    "InferenceOutcome": (OUTCOME, outcome_codec.encode_outcome, outcome_codec.decode_outcome),
+    "Cancellation": (CANCELLATION, _encode_cancellation, request_codec.decode_cancellation),
+    "Heartbeat": (HEARTBEAT, fleet_codec.encode_heartbeat, fleet_codec.decode_heartbeat),
+    "FleetEvent": (FLEET_EVENT, fleet_codec.encode_fleet_event, fleet_codec.decode_fleet_event),
+    "FleetCommand": (FLEET_COMMAND, fleet_codec.encode_fleet_command, fleet_codec.decode_fleet_command),
 }

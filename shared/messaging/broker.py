@@ -20,7 +20,7 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
 
-from shared.contracts import codec
+from shared.contracts import fleet_codec, request_codec
 from shared.contracts.errors import BrokerUnavailable, PlatformError, PoisonMessage
 from shared.contracts.fleet import FleetCommand, FleetEvent, Heartbeat
 from shared.contracts.headers import CONTENT_TYPE
@@ -72,13 +72,13 @@ class ControlBroker:
     # ------------------------------------------------------------------ listening
 
     def on_heartbeat(self, listener: Listener[Heartbeat]) -> None:
-        self._hear_from_now(self._names.heartbeats, codec.decode_heartbeat, listener)
+        self._hear_from_now(self._names.heartbeats, fleet_codec.decode_heartbeat, listener)
 
     def on_command(self, listener: Listener[FleetCommand]) -> None:
-        self._hear_from_now(self._names.commands, codec.decode_fleet_command, listener)
+        self._hear_from_now(self._names.commands, fleet_codec.decode_fleet_command, listener)
 
     def on_event(self, listener: Listener[FleetEvent]) -> None:
-        self._hear_from_now(self._names.events, codec.decode_fleet_event, listener)
+        self._hear_from_now(self._names.events, fleet_codec.decode_fleet_event, listener)
 
     def on_cancellation(self, listener: Listener[Cancellation]) -> None:
         """At least once: a listener that raises a PlatformError gets the same cancellation again."""
@@ -91,7 +91,7 @@ class ControlBroker:
             session_timeout_ms=self._settings.session_timeout_ms,
             heartbeat_interval_ms=max(300, self._settings.session_timeout_ms // 10),
         )
-        subscriber(_call(codec.decode_cancellation, listener, self._names.cancellations))
+        subscriber(_call(request_codec.decode_cancellation, listener, self._names.cancellations))
 
     def _hear_from_now(self, topic: str, decode: Callable[[bytes], Value], listener: Listener[Value]) -> None:
         subscriber = self._broker.subscriber(
@@ -105,16 +105,16 @@ class ControlBroker:
     # ------------------------------------------------------------------ telling
 
     async def publish_heartbeat(self, heartbeat: Heartbeat) -> None:
-        await self._publish(self._names.heartbeats, heartbeat.worker_id, codec.encode_heartbeat(heartbeat))
+        await self._publish(self._names.heartbeats, heartbeat.worker_id, fleet_codec.encode_heartbeat(heartbeat))
 
     async def publish_command(self, command: FleetCommand) -> None:
-        await self._publish(self._names.commands, command.worker_id, codec.encode_fleet_command(command))
+        await self._publish(self._names.commands, command.worker_id, fleet_codec.encode_fleet_command(command))
 
     async def publish_event(self, event: FleetEvent) -> None:
-        await self._publish(self._names.events, event.worker_id, codec.encode_fleet_event(event))
+        await self._publish(self._names.events, event.worker_id, fleet_codec.encode_fleet_event(event))
 
     async def publish_cancellation(self, request_id: RequestId, *, tenant: str | None, reason: str) -> None:
-        value = codec.encode_cancellation(request_id, tenant, reason)
+        value = request_codec.encode_cancellation(request_id, tenant, reason)
         await self._publish(self._names.cancellations, request_id, value)
 
     async def _publish(self, topic: str, key: str, value: bytes) -> None:

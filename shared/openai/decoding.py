@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from shared.contracts.codec import decode_request
 from shared.contracts.errors import InvalidRequest, PoisonMessage
+from shared.contracts.request_codec import decode_request
 from shared.contracts.requests import InferenceRequest, RequestEnvelope, WireFormat
 from shared.openai.limits import check_request, positive_seed
 from shared.openai.requests import parse_request

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from shared.contracts.codec import decode_outcome
 from shared.contracts.errors import PlatformError, PoisonMessage, error_type
 from shared.contracts.events import (
     ChoiceResult,
@@ -20,6 +19,7 @@ from shared.contracts.events import (
     TokenLogprob,
     Usage,
 )
+from shared.contracts.outcome_codec import decode_outcome
 from shared.contracts.requests import RequestKind, WireFormat
 
 LOWEST_LOGPROB = -9999.0

@@ -7,9 +7,9 @@ seals the same result. No clock: the instant is an argument.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from shared.contracts.codec import encode_outcome
 from shared.contracts.errors import OutcomeTooLarge
 from shared.contracts.events import InferenceOutcome, Outcome, SealedOutcome
+from shared.contracts.outcome_codec import encode_outcome
 from shared.contracts.requests import RequestEnvelope, WireFormat
 from shared.openai.envelope import Headers, result_headers
 from shared.openai.outcomes import outcome_error, render_outcome

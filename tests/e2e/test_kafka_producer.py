@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from services.cli.embedded.stack import EmbeddedStack
 from services.cli.foreign_clients.kafka_client import Result
-from shared.contracts import codec
+from shared.contracts import outcome_codec, request_codec
 from shared.contracts.events import Outcome
 from shared.contracts.requests import InferenceRequest, Prompt, RequestKind
 from shared.contracts.sampling import SamplingParameters
@@ -134,7 +134,7 @@ async def test_a_protobuf_request_is_answered_in_protobuf_on_its_reply_topic_too
         results = topics.reader()
         replies = type(results)(stack.addresses.kafka, REPLY_TOPIC)
         producer = Producer({"bootstrap.servers": stack.addresses.kafka})
-        producer.produce(topics.requests, value=codec.encode_request(request), key=b"k", headers=headers)
+        producer.produce(topics.requests, value=request_codec.encode_request(request), key=b"k", headers=headers)
         producer.flush(10)
         found = []
         for reader in (results, replies):
@@ -148,7 +148,7 @@ async def test_a_protobuf_request_is_answered_in_protobuf_on_its_reply_topic_too
 
     result, reply = await asyncio.to_thread(round_trip)
     assert result.value == reply.value
-    outcome = codec.decode_outcome(result.value)
+    outcome = outcome_codec.decode_outcome(result.value)
     assert outcome.outcome is Outcome.COMPLETED
     assert len(outcome.choices[0].token_ids) == 4
     assert result.headers["penstock-source-key"] == b"k"

@@ -95,7 +95,7 @@ async def test_records_with_null_or_non_utf8_headers_or_undecodable_values_do_no
         while not heard:  # until the consumer stands at the end of the topic
             await broker.publish_heartbeat(_heartbeat(1))
         heard.clear()
-        from shared.contracts.codec import encode_heartbeat
+        from shared.contracts.fleet_codec import encode_heartbeat
 
         await send(names.heartbeats, key=b"k", value=b"\xff\xff not a heartbeat", headers=odd)
         await send(names.heartbeats, key=b"k", value=None, headers=odd)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.contracts import codec
+from shared.contracts import fleet_codec, outcome_codec, request_codec
 from shared.contracts.errors import PoisonMessage
 from shared.contracts.events import InferenceOutcome
 from shared.contracts.fleet import FleetCommand, FleetEvent, Heartbeat
@@ -15,16 +15,16 @@ from tests import contract_strategies as some
 
 
 def encode_cancellation(value: Cancellation) -> bytes:
-    return codec.encode_cancellation(value.request_id, value.tenant, value.reason)
+    return request_codec.encode_cancellation(value.request_id, value.tenant, value.reason)
 
 
 MESSAGES = {
-    InferenceRequest: (some.requests(), codec.encode_request, codec.decode_request),
-    InferenceOutcome: (some.outcomes, codec.encode_outcome, codec.decode_outcome),
-    Cancellation: (some.cancellations, encode_cancellation, codec.decode_cancellation),
-    Heartbeat: (some.heartbeats, codec.encode_heartbeat, codec.decode_heartbeat),
-    FleetEvent: (some.fleet_events, codec.encode_fleet_event, codec.decode_fleet_event),
-    FleetCommand: (some.fleet_commands, codec.encode_fleet_command, codec.decode_fleet_command),
+    InferenceRequest: (some.requests(), request_codec.encode_request, request_codec.decode_request),
+    InferenceOutcome: (some.outcomes, outcome_codec.encode_outcome, outcome_codec.decode_outcome),
+    Cancellation: (some.cancellations, encode_cancellation, request_codec.decode_cancellation),
+    Heartbeat: (some.heartbeats, fleet_codec.encode_heartbeat, fleet_codec.decode_heartbeat),
+    FleetEvent: (some.fleet_events, fleet_codec.encode_fleet_event, fleet_codec.decode_fleet_event),
+    FleetCommand: (some.fleet_commands, fleet_codec.encode_fleet_command, fleet_codec.decode_fleet_command),
 }
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.contracts.codec import encode_request
 from shared.contracts.errors import InvalidRequest, PoisonMessage
 from shared.contracts.events import InferenceOutcome, Outcome
+from shared.contracts.request_codec import encode_request
 from shared.contracts.requests import InferenceRequest, Lane, RequestKind, WireFormat
 from shared.contracts.topics import TopicNames
 from shared.openai.decoding import decode_value

@@ -12,10 +12,11 @@ from aiokafka import AIOKafkaConsumer
 
 from services.worker.application import Worker, build_worker
 from services.worker.settings import WorkerSettings
-from shared.contracts.codec import decode_outcome, encode_request
 from shared.contracts.events import Outcome
 from shared.contracts.fleet import FleetCommand, FleetCommandKind, WorkerState
 from shared.contracts.identifiers import RequestId
+from shared.contracts.outcome_codec import decode_outcome
+from shared.contracts.request_codec import encode_request
 from shared.contracts.requests import InferenceRequest, Lane, Prompt, RequestKind
 from shared.contracts.sampling import SamplingParameters
 from shared.contracts.topics import TopicSpecification, topic_specifications

@@ -4,8 +4,8 @@ from typing import ClassVar
 
 from services.worker.engine.events import EngineReady
 from services.worker.heartbeat import HeartbeatWriter, WorkerIdentity, WorkerLoad
-from shared.contracts.codec import decode_heartbeat, encode_heartbeat
 from shared.contracts.fleet import WorkerState
+from shared.contracts.fleet_codec import decode_heartbeat, encode_heartbeat
 from shared.contracts.identifiers import Incarnation, WorkerId
 from tests.unit.services.worker.test_frames import STATISTICS
 

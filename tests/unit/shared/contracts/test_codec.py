@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.contracts import codec
+from shared.contracts import fleet_codec, outcome_codec, request_codec
 from shared.contracts.errors import PoisonMessage
 from shared.contracts.events import Outcome
 from shared.contracts.fleet import FleetCommandKind, FleetEventKind, WorkerState
@@ -85,7 +85,7 @@ def test_bytes_of_another_format_are_poison_that_names_the_message(name: str) ->
 
 def test_a_request_with_nothing_but_a_message_has_the_defaults_of_openai() -> None:
     body = requests_pb2.InferenceRequested(messages=[requests_pb2.ChatMessage(role="user", content="x")])
-    request = codec.decode_request(body.SerializeToString())
+    request = request_codec.decode_request(body.SerializeToString())
     assert request.kind is RequestKind.CHAT
     assert request.sampling == SamplingParameters()
     assert request.model is None
@@ -94,14 +94,14 @@ def test_a_request_with_nothing_but_a_message_has_the_defaults_of_openai() -> No
 
 def test_a_request_without_a_kind_that_has_prompts_is_a_completion() -> None:
     body = requests_pb2.InferenceRequested(prompts=[requests_pb2.Prompt(text="x")])
-    assert codec.decode_request(body.SerializeToString()).kind is RequestKind.COMPLETION
+    assert request_codec.decode_request(body.SerializeToString()).kind is RequestKind.COMPLETION
 
 
 def test_explicit_zeros_are_not_taken_for_defaults() -> None:
     body = requests_pb2.InferenceRequested(
         sampling=requests_pb2.SamplingParameters(temperature=0, top_p=0, n=0, seed=0, logprobs=0, max_tokens=0)
     )
-    request = codec.decode_request(body.SerializeToString())
+    request = request_codec.decode_request(body.SerializeToString())
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.n) == (0, 0, 0)
     assert (sampling.logprobs, sampling.max_tokens) == (0, 0)
@@ -109,9 +109,9 @@ def test_explicit_zeros_are_not_taken_for_defaults() -> None:
 
 
 def test_a_derived_seed_does_not_travel() -> None:
-    encoded = codec.encode_request(COMPLETION)
+    encoded = request_codec.encode_request(COMPLETION)
     assert not requests_pb2.InferenceRequested.FromString(encoded).sampling.HasField("seed")
-    assert requests_pb2.InferenceRequested.FromString(codec.encode_request(CHAT)).sampling.seed == 42
+    assert requests_pb2.InferenceRequested.FromString(request_codec.encode_request(CHAT)).sampling.seed == 42
 
 
 @pytest.mark.parametrize(("field", "number"), [("outcome", 99), ("kind", 98), ("outcome", 0)])
@@ -119,7 +119,7 @@ def test_an_enumeration_value_we_do_not_know_is_poison(field: str, number: int) 
     message = results_pb2.InferenceOutcome(outcome=1, kind=1)
     setattr(message, field, number)
     with pytest.raises(PoisonMessage, match=str(number)):
-        codec.decode_outcome(message.SerializeToString())
+        outcome_codec.decode_outcome(message.SerializeToString())
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_an_enumeration_value_we_do_not_know_is_poison(field: str, number: int) 
     [
         (Outcome, results_pb2.Outcome),
         (RequestKind, requests_pb2.RequestKind),
-        (WorkerState, codec.fleet_pb2.WorkerState),
-        (FleetEventKind, codec.fleet_pb2.FleetEventKind),
-        (FleetCommandKind, codec.fleet_pb2.FleetCommandKind),
+        (WorkerState, fleet_codec.fleet_pb2.WorkerState),
+        (FleetEventKind, fleet_codec.fleet_pb2.FleetEventKind),
+        (FleetCommandKind, fleet_codec.fleet_pb2.FleetCommandKind),
     ],
 )
 def test_an_enumeration_has_the_same_members_here_and_on_the_wire(members: type, wire: object) -> None:
@@ -139,16 +139,16 @@ def test_an_enumeration_has_the_same_members_here_and_on_the_wire(members: type,
 class TestCancellation:
     def test_plain_json_is_understood(self) -> None:
         body = {"request_id": REQUEST_ID, "tenant": "acme", "reason": "changed my mind"}
-        assert codec.decode_cancellation(json.dumps(body).encode()) == CANCELLATION
+        assert request_codec.decode_cancellation(json.dumps(body).encode()) == CANCELLATION
 
     def test_json_needs_nothing_but_the_id(self) -> None:
-        cancellation = codec.decode_cancellation(b' {"request_id": "%s"}' % REQUEST_ID.encode())
+        cancellation = request_codec.decode_cancellation(b' {"request_id": "%s"}' % REQUEST_ID.encode())
         assert (cancellation.request_id, cancellation.tenant, cancellation.reason) == (REQUEST_ID, None, "")
 
     @pytest.mark.parametrize("prefix", ["chatcmpl-", "cmpl-"])
     def test_the_id_of_a_response_object_is_understood(self, prefix: str) -> None:
-        encoded = codec.encode_cancellation(prefix + REQUEST_ID, None, "")
-        assert codec.decode_cancellation(encoded).request_id == REQUEST_ID
+        encoded = request_codec.encode_cancellation(prefix + REQUEST_ID, None, "")
+        assert request_codec.decode_cancellation(encoded).request_id == REQUEST_ID
 
     @pytest.mark.parametrize(
         "value",
@@ -167,4 +167,4 @@ class TestCancellation:
     )
     def test_anything_else_is_poison(self, value: bytes) -> None:
         with pytest.raises(PoisonMessage):
-            codec.decode_cancellation(value)
+            request_codec.decode_cancellation(value)

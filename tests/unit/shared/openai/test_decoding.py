@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from shared.contracts.codec import encode_request
 from shared.contracts.errors import InvalidRequest, PoisonMessage
 from shared.contracts.generated.inference.v1 import requests_pb2
 from shared.contracts.identifiers import RequestId
+from shared.contracts.request_codec import encode_request
 from shared.contracts.requests import (
     ChatMessage,
     Coordinates,

@@ -8,7 +8,6 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
-from shared.contracts.codec import encode_outcome
 from shared.contracts.errors import CapacityError, PlatformError, PoisonMessage, error_classes
 from shared.contracts.events import (
     ChoiceResult,
@@ -21,6 +20,7 @@ from shared.contracts.events import (
     Usage,
 )
 from shared.contracts.identifiers import RequestId
+from shared.contracts.outcome_codec import encode_outcome
 from shared.contracts.requests import RequestKind, WireFormat
 from shared.openai.outcomes import (
     object_id,

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from shared.contracts.codec import decode_outcome
 from shared.contracts.events import ChoiceResult, FinishReason, InferenceOutcome, Outcome, Usage
+from shared.contracts.outcome_codec import decode_outcome
 from shared.contracts.requests import Coordinates, Lane, RequestEnvelope, RequestKind, WireFormat
 from shared.openai.outcomes import render_outcome
 from shared.openai.sealing import record_bytes, seal_outcome
