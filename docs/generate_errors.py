@@ -138,10 +138,12 @@ async def collect() -> list[str]:
             await stack.wait_until_ready()
             assert stack.kafka_server is not None
             assert stack.redis_server is not None
-            stack.kafka_server.kill()
-            rows += await ask(stack, NO_KAFKA)
             stack.redis_server.stop()
             rows += await ask(stack, NO_REDIS)
+            await asyncio.to_thread(stack.redis_server.start)
+            await stack.wait_until_ready()
+            stack.kafka_server.kill()
+            rows += await ask(stack, NO_KAFKA)
             for service in list(stack.services):
                 await stack.stop_service(service, grace_seconds=1)
     with tempfile.TemporaryDirectory() as directory:

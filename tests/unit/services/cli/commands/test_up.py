@@ -1,0 +1,101 @@
+"""From flags and environment to a plan; what the banner and the state file say."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from services.cli.commands.up import banner, install_stop_signals, make_plan, resolve_settings, run_stack, stack_state
+from services.cli.console import CommandFailed
+from services.cli.embedded.plan import Addresses, PoolPlan, StackPlan
+from services.cli.embedded.stack import EmbeddedStack
+from services.cli.settings import UpSettings
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> EmbeddedStack:
+    """A stack that was never started, with the addresses it would have."""
+    stopped = EmbeddedStack(StackPlan(data_dir=tmp_path, pools=(PoolPlan(name="p"),)))
+    stopped.http_urls.append("http://127.0.0.1:8000")
+    stopped.supervisor_urls.append("http://127.0.0.1:8001")
+    stopped.addresses = Addresses(kafka="127.0.0.1:9092", redis="redis://127.0.0.1:6379/0", otlp_endpoint="http://o")
+    return stopped
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_UP_WORKERS", "3")
+    monkeypatch.setenv("PENSTOCK_UP_POOL", "from-environment")
+    settings = resolve_settings(workers=5, pool=None, dtype=None)
+    assert (settings.workers, settings.pool, settings.dtype) == (5, "from-environment", "auto")
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"workers": -1}, "workers"),
+        ({"workers": "many"}, "workers"),
+        ({"pool": "Not A Name"}, "pool"),
+        ({"dtype": "float8"}, "dtype"),
+        ({"http_port": 70_000}, "http_port"),
+        ({"engine": "other"}, "engine"),
+    ],
+)
+def test_a_wrong_value_names_its_setting(flags: dict[str, object], named: str) -> None:
+    with pytest.raises(CommandFailed, match=rf"^setting {named}: ") as failure:
+        resolve_settings(**flags)
+    assert "--help" in str(failure.value.hint)
+
+
+async def test_the_null_engine_needs_no_model() -> None:
+    plan = await make_plan(UpSettings(engine="null", workers=2, pool="p"))
+    (pool,) = plan.pools
+    assert (pool.name, pool.workers, pool.model, pool.served_model_name) == ("p", 2, None, "null")
+    assert plan.environment == {"PENSTOCK_GATEWAY_DEFAULT_POOL": "p"}
+
+
+async def test_a_directory_is_served_under_its_own_name(tmp_path: Path) -> None:
+    model = tmp_path / "My-Model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    plan = await make_plan(UpSettings(model=str(model), dtype="float32"))
+    (pool,) = plan.pools
+    assert (pool.model, pool.served_model_name, pool.dtype) == (model, "My-Model", "float32")
+
+
+async def test_servers_that_already_run_are_passed_on(tmp_path: Path) -> None:
+    plan = await make_plan(UpSettings(engine="null", kafka="k:9092", redis="redis://r", data_dir=tmp_path))
+    assert (plan.kafka, plan.redis, plan.data_dir) == ("k:9092", "redis://r", tmp_path)
+
+
+async def test_a_second_stack_on_the_same_directory_is_refused(stack: EmbeddedStack, tmp_path: Path) -> None:
+    stack_state(stack).write(tmp_path)
+    with pytest.raises(CommandFailed, match=f"already runs .* {os.getpid()}"):
+        await run_stack(UpSettings(engine="null", data_dir=tmp_path))
+
+
+def test_the_state_says_where_everything_is(stack: EmbeddedStack, tmp_path: Path) -> None:
+    state = stack_state(stack)
+    assert (state.pid, state.http_url, state.kafka) == (os.getpid(), "http://127.0.0.1:8000", "127.0.0.1:9092")
+    assert (state.pool, state.span_database) == ("p", str(tmp_path / "spans.sqlite"))
+
+
+def test_the_banner_shows_every_address(stack: EmbeddedStack) -> None:
+    with open(os.devnull, "w") as nowhere:
+        console = Console(width=120, record=True, file=nowhere)
+        console.print(banner(stack))
+        text = console.export_text()
+    for part in ("http://127.0.0.1:8000/v1", "127.0.0.1:9092", "redis://127.0.0.1:6379/0", "/fleet", "Ctrl-C"):
+        assert part in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_the_first_signal_asks_to_stop(number: signal.Signals) -> None:
+    stop = install_stop_signals()
+    os.kill(os.getpid(), number)
+    async with asyncio.timeout(5):
+        await stop.wait()
+    for installed in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().remove_signal_handler(installed)
