@@ -144,3 +144,5 @@ async def test_the_fleet_page_shows_a_workers_whole_life(installation: Installat
         return f'penstock_workers{{pool="{POOL}",state="stopped"}} 1.0' in metrics
 
     await until(counted, "the stopped worker is counted")
+    assert (await http.get(f"{supervisor.address}/livez")).status_code == 200
+    assert (await http.get(f"{supervisor.address}/readyz")).json() == {"ready": True, "problems": []}
