@@ -10,10 +10,10 @@ unexport UV_INDEX_URL
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-long lint format topics docs clean
+.PHONY: help setup demo up test test-long chaos chaos-planted lint format topics docs clean
 
 help:  ## this list
-	@awk 'BEGIN {FS = ":.*##"} /^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*##"} /^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready  ## create .venv with pinned versions; then .venv/bin/penstock works
 
@@ -37,6 +37,12 @@ test: setup  ## unit, property, contract, integration and e2e tests; starts its 
 
 test-long: setup  ## the tests that take longer than make test may
 	@$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+chaos: setup  ## every fault on the whole stack under load, judged by an oracle (CHAOS_MINUTES=5 CHAOS_SEED=1)
+	@$(BIN)/python -m tests.chaos.run
+
+chaos-planted: setup  ## the oracle convicts two planted bugs, and acquits the same faults without them
+	@$(BIN)/python -m tests.chaos.run_planted
 
 lint: setup  ## ruff, mypy --strict, import contracts, generated code is current
 	$(BIN)/ruff check .

@@ -37,6 +37,8 @@ class StackPlan:
     gateways: int = 1
     supervisors: int = 1
     request_partitions: int = 24
+    worker_module: str = "services.worker"
+    """What workers are started as; tests wire in one with a planted bug."""
     environment: dict[str, str] = field(default_factory=dict)
 
     @property

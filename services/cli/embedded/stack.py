@@ -82,7 +82,7 @@ class EmbeddedStack:
 
     @property
     def workers(self) -> list[ServiceProcess]:
-        return [service for service in self.services if service.module == "services.worker"]
+        return [service for service in self.services if service.module == self.plan.worker_module]
 
     def service(self, name: str) -> ServiceProcess:
         return next(service for service in self.services if service.name == name)
@@ -108,7 +108,7 @@ class EmbeddedStack:
         index = self._workers_started
         self._workers_started += 1
         environment = worker_environment(pool, index=index, total_workers=self.plan.total_workers)
-        return self._start(f"worker-{pool.name}-{index}", "services.worker", environment)
+        return self._start(f"worker-{pool.name}-{index}", self.plan.worker_module, environment)
 
     async def stop_service(self, service: ServiceProcess, *, grace_seconds: float) -> int | None:
         status = await service.stop(grace_seconds=grace_seconds)
@@ -181,7 +181,7 @@ class EmbeddedStack:
 
     async def _stop_services(self) -> None:
         """Workers first: while they drain, the gateway still delivers what they finish."""
-        groups = (("services.worker", WORKER_GRACE_SECONDS), ("services.gateway", SERVICE_GRACE_SECONDS))
+        groups = ((self.plan.worker_module, WORKER_GRACE_SECONDS), ("services.gateway", SERVICE_GRACE_SECONDS))
         for module, grace in (*groups, ("services.supervisor", SERVICE_GRACE_SECONDS)):
             stopping = [service for service in self.services if service.module == module]
             await asyncio.gather(*(service.stop(grace_seconds=grace) for service in stopping))

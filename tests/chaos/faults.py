@@ -1,0 +1,192 @@
+"""Carries a fault out on the processes of the stack. Knows process ids and signals, nothing of requests."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import psutil
+
+from services.cli.embedded.kafka import EmbeddedKafka
+from services.cli.embedded.redis import EmbeddedRedis
+from services.cli.embedded.service_process import ServiceProcess
+from services.cli.embedded.stack import EmbeddedStack
+from tests.chaos.schedule import Fault
+
+_FREEZE_WORKER_SECONDS = 5.0
+_FREEZE_KAFKA_SECONDS = 4.0
+_FREEZE_REDIS_SECONDS = 2.0
+_KAFKA_AWAY_SECONDS = 1.0
+_VISIT_SECONDS = 8.0
+_ALIVE_WITHIN_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Injection:
+    """One fault that struck. `num_in_flight` requests were accepted and not answered when it did."""
+
+    fault: Fault
+    started_at: float
+    ended_at: float
+    num_in_flight: int
+    victim: str = ""
+
+
+class Saboteur:
+    def __init__(
+        self,
+        stack: EmbeddedStack,
+        kafka: EmbeddedKafka,
+        redis: EmbeddedRedis,
+        rng: random.Random,
+        *,
+        count_in_flight: Callable[[], int],
+    ) -> None:
+        self._stack = stack
+        self._kafka = kafka
+        self._redis = redis
+        self._rng = rng
+        self._count_in_flight = count_in_flight
+        self._kafka_lock = asyncio.Lock()
+        self._redis_lock = asyncio.Lock()
+        self._frozen: set[str] = set()
+        self._visitors: set[ServiceProcess] = set()
+        self.injections: list[Injection] = []
+        self._acts: dict[Fault, Callable[[], Awaitable[str]]] = {
+            Fault.KILL_WORKER: self._kill_worker,
+            Fault.KILL_ENGINE: self._kill_engine,
+            Fault.KILL_GATEWAY: lambda: self._kill("gateway"),
+            Fault.KILL_SUPERVISOR: lambda: self._kill("supervisor"),
+            Fault.KILL_BOTH_SUPERVISORS: self._kill_both_supervisors,
+            Fault.FREEZE_WORKER: self._freeze_worker,
+            Fault.DRAIN_WORKER: self._drain_worker,
+            Fault.JOIN_AND_LEAVE: self._join_and_leave,
+            Fault.FREEZE_KAFKA: self._freeze_kafka,
+            Fault.RESTART_KAFKA: self._restart_kafka,
+            Fault.FREEZE_REDIS: self._freeze_redis,
+            Fault.RESTART_REDIS: self._restart_redis,
+        }
+
+    async def strike(self, fault: Fault) -> Injection:
+        injection = Injection(fault, time.monotonic(), 0.0, self._count_in_flight())
+        injection.victim = await self._acts[fault]()
+        injection.ended_at = time.monotonic()
+        self.injections.append(injection)
+        return injection
+
+    # ------------------------------------------------------------------ victims
+
+    async def _victim(self, kind: str) -> tuple[ServiceProcess, int]:
+        """A living process of this kind; waits for one when all are being started again."""
+        give_up_at = time.monotonic() + _ALIVE_WITHIN_SECONDS
+        while time.monotonic() < give_up_at:
+            alive = [
+                (service, service.pid)
+                for service in self._stack.services
+                if service.name.startswith(kind) and service.pid is not None and service.name not in self._frozen
+                if service not in self._visitors
+            ]
+            if alive:
+                return self._rng.choice(alive)
+            await asyncio.sleep(0.05)
+        raise RuntimeError(f"no {kind} came back within {_ALIVE_WITHIN_SECONDS} s")
+
+    async def _signal(self, kind: str, number: signal.Signals) -> str:
+        service, pid = await self._victim(kind)
+        _send(pid, number)
+        return service.name
+
+    async def _kill(self, kind: str) -> str:
+        return await self._signal(kind, signal.SIGKILL)
+
+    # ------------------------------------------------------------------ workers
+
+    async def _kill_worker(self) -> str:
+        return await self._kill("worker")
+
+    async def _drain_worker(self) -> str:
+        return await self._signal("worker", signal.SIGTERM)
+
+    async def _kill_engine(self) -> str:
+        service, pid = await self._victim("worker")
+        for child in _engines_of(pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        return service.name
+
+    async def _freeze_worker(self) -> str:
+        """The shell only: its engine goes on until the socket is full, as a stalled host may do."""
+        service, pid = await self._victim("worker")
+        self._frozen.add(service.name)
+        try:
+            _send(pid, signal.SIGSTOP)
+            await asyncio.sleep(_FREEZE_WORKER_SECONDS)
+        finally:
+            _send(pid, signal.SIGCONT)
+            self._frozen.discard(service.name)
+        return service.name
+
+    async def _join_and_leave(self) -> str:
+        visitor = self._stack.start_worker(self._stack.plan.pools[0])
+        self._visitors.add(visitor)
+        await asyncio.sleep(_VISIT_SECONDS)
+        await self._stack.stop_service(visitor, grace_seconds=30.0)
+        self._visitors.discard(visitor)
+        return visitor.name
+
+    # ------------------------------------------------------------------ supervisors, Kafka, Redis
+
+    async def _kill_both_supervisors(self) -> str:
+        names = [service.name for service in self._stack.services if service.name.startswith("supervisor")]
+        for service in self._stack.services:
+            if service.name in names and service.pid is not None:
+                _send(service.pid, signal.SIGKILL)
+        return ", ".join(names)
+
+    async def _freeze_kafka(self) -> str:
+        async with self._kafka_lock:
+            await _freeze(self._kafka.pid, _FREEZE_KAFKA_SECONDS)
+        return "kafka"
+
+    async def _restart_kafka(self) -> str:
+        async with self._kafka_lock:
+            self._kafka.kill()
+            await asyncio.sleep(_KAFKA_AWAY_SECONDS)
+            await self._kafka.start_async()
+        return "kafka"
+
+    async def _freeze_redis(self) -> str:
+        async with self._redis_lock:
+            await _freeze(self._redis.process_id, _FREEZE_REDIS_SECONDS)
+        return "redis"
+
+    async def _restart_redis(self) -> str:
+        async with self._redis_lock:
+            self._redis.kill()
+            await asyncio.sleep(0.5)
+            self._redis.start()
+        return "redis"
+
+
+async def _freeze(pid: int | None, seconds: float) -> None:
+    assert pid is not None
+    _send(pid, signal.SIGSTOP)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        _send(pid, signal.SIGCONT)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _engines_of(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [child for child in psutil.Process(pid).children() if any("engine" in word for word in child.cmdline())]
+    return []

@@ -1,0 +1,95 @@
+"""Records posted by a stranger with librdkafka; what it has no acknowledgement of was never accepted."""
+
+import asyncio
+import json
+import time
+from functools import partial
+
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+
+from tests.chaos.asks import Ask, Way
+
+
+class KafkaLoad:
+    def __init__(self, bootstrap_servers: str, *, pool: str = "default") -> None:
+        self._pool = pool
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "linger.ms": 2,
+                "acks": "all",
+                "enable.idempotence": True,
+                "message.timeout.ms": 120_000,
+                "reconnect.backoff.max.ms": 500,
+            }
+        )
+
+    def post(self, ask: Ask) -> None:
+        headers = [] if ask.way is Way.KAFKA_NAMELESS else [("ce_id", ask.name.encode())]
+        for _ in range(2 if ask.way is Way.KAFKA_TWICE else 1):
+            self._producer.produce(
+                f"inference.requests.{self._pool}.{ask.lane}",
+                value=json.dumps(ask.body).encode(),
+                headers=headers,
+                on_delivery=partial(_acknowledged, ask),
+            )
+
+    async def poll(self) -> None:
+        """Until cancelled: hear the acknowledgements."""
+        while True:
+            self._producer.poll(0)
+            await asyncio.sleep(0.05)
+
+    async def flush(self) -> None:
+        await asyncio.to_thread(self._producer.flush, 30)
+
+
+def _acknowledged(ask: Ask, error: object, message: Message) -> None:
+    if error is None:
+        ask.receipts.append((str(message.topic()), int(message.partition() or 0), int(message.offset() or 0)))
+        ask.accepted_at = ask.accepted_at or time.monotonic()
+
+
+class OffsetWatch:
+    """The workers' committed offsets, as anybody may read them: do they ever go back, and what lags at the end."""
+
+    def __init__(self, bootstrap_servers: str, *, pool: str = "default") -> None:
+        self._topics = [f"inference.requests.{pool}.{name}" for name in ("interactive", "bulk", "resume")]
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "group.id": f"penstock-workers-{pool}",
+                "enable.auto.commit": False,
+            }
+        )
+        self._highest: dict[tuple[str, int], int] = {}
+        self.went_back: list[str] = []
+
+    def look(self) -> int | None:
+        """How many records are not committed; None when Kafka does not say. Blocks for some seconds at most."""
+        try:
+            partitions = [
+                TopicPartition(topic, number)
+                for topic in self._topics
+                for number in self._consumer.list_topics(topic, timeout=3).topics[topic].partitions
+            ]
+            committed = self._consumer.committed(partitions, timeout=3)
+            return sum(self._lag_of(partition) for partition in committed)
+        except KafkaException:
+            return None
+
+    def _lag_of(self, partition: TopicPartition) -> int:
+        where, offset = (partition.topic, partition.partition), max(0, partition.offset)
+        if offset < self._highest.get(where, 0):
+            self.went_back.append(f"{where}: {self._highest[where]} -> {offset}")
+        self._highest[where] = offset
+        _, high = self._consumer.get_watermark_offsets(partition, timeout=3)
+        return int(high) - offset
+
+    async def watch(self, seconds: float = 1.0) -> None:
+        while True:
+            await asyncio.to_thread(self.look)
+            await asyncio.sleep(seconds)
+
+    def close(self) -> None:
+        self._consumer.close()

@@ -1,0 +1,47 @@
+"""When which fault strikes: a pure function of a seed. Every kind comes once before any comes twice."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    KILL_WORKER = "kill worker"
+    KILL_ENGINE = "kill engine"
+    KILL_GATEWAY = "kill gateway"
+    KILL_SUPERVISOR = "kill supervisor"
+    KILL_BOTH_SUPERVISORS = "kill both supervisors"
+    FREEZE_WORKER = "freeze worker 5 s"
+    DRAIN_WORKER = "drain worker"
+    JOIN_AND_LEAVE = "worker joins, leaves"
+    FREEZE_KAFKA = "freeze Kafka 4 s"
+    RESTART_KAFKA = "kill, restart Kafka"
+    FREEZE_REDIS = "freeze Redis 2 s"
+    RESTART_REDIS = "kill, restart Redis"
+
+
+EVERY_FAULT = tuple(Fault)
+_OVERLAP_SHARE = 0.35
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    at_seconds: float
+    fault: Fault
+
+
+def schedule(
+    seed: int, *, seconds: float, faults: Sequence[Fault] = EVERY_FAULT, pause_seconds: tuple[float, float] = (3.0, 7.0)
+) -> list[Strike]:
+    """About a third follow their forerunner within a second: these overlap."""
+    rng = random.Random(seed)
+    strikes: list[Strike] = []
+    at, deck = 1.0, list[Fault]()
+    while at < seconds:
+        if not deck:
+            deck = rng.sample(list(faults), len(faults))
+        strikes.append(Strike(round(at, 2), deck.pop()))
+        is_overlap = rng.random() < _OVERLAP_SHARE
+        at += rng.uniform(0.05, 1.0) if is_overlap else rng.uniform(*pause_seconds)
+    return strikes
