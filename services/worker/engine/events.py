@@ -26,7 +26,8 @@ class Submit:
     `eos_token_ids` end a choice with "stop" unless `sampling.ignore_eos`; so do `sampling.stop_token_ids`. Stop
     *strings* are the shell's: it cancels the choice. `max_tokens` of `sampling` counts all output tokens of a
     choice, those it starts with included; the shell resolves None before submitting. `order` sorts waiting
-    requests: (lane, priority, deadline, arrival), smallest first. `cache_salt` separates tenants' prefixes.
+    requests: (lane, priority, deadline, arrival), smallest first. `cache_salt` names the tenant: it separates
+    prefixes, and of equal lane and priority the tenant that was served least goes next.
     """
 
     request_id: str

@@ -10,6 +10,9 @@ from enum import Enum, auto
 
 from shared.contracts.sampling import SamplingParameters
 
+OrderKey = tuple[tuple[int, int, int, int], int, int]
+"""((lane, priority, deadline, time asked), arrival here, choice), the smallest first."""
+
 
 class SequenceState(Enum):
     FOLLOWING = auto()
@@ -60,8 +63,16 @@ class Sequence:
     followers: list[Sequence] = field(default_factory=list)
 
     @property
-    def order_key(self) -> tuple[tuple[int, int, int, int], int, int]:
+    def order_key(self) -> OrderKey:
         return self.request.order, self.arrival, self.choice
+
+    @property
+    def lane(self) -> int:
+        return self.request.order[0]
+
+    @property
+    def tenant(self) -> str:
+        return self.request.cache_salt
 
     @property
     def num_tokens(self) -> int:

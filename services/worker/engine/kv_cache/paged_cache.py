@@ -79,9 +79,17 @@ class PagedCache:
         sequence.num_registered_blocks = len(block_ids)
         sequence.num_computed_tokens = len(block_ids) * self.block_size_tokens
 
-    def count_cached_only(self, block_ids: list[int]) -> int:
-        """How many of these blocks taking them would take out of the free ones."""
-        return sum(1 for block_id in block_ids if self.pool.references(block_id) == 0)
+    def count_free(self, *, without: Iterable[Sequence] = (), keep: Iterable[int] = ()) -> int:
+        """Blocks that could be taken, had the sequences `without` given theirs back; `keep` are spoken for."""
+        spoken_for = set(keep)
+        cached = sum(1 for block_id in spoken_for if self.pool.references(block_id) == 0)
+        given_back = Counter(block_id for sequence in without for block_id in sequence.block_ids)
+        freed = sum(
+            1
+            for block_id, references in given_back.items()
+            if references == self.pool.references(block_id) and block_id not in spoken_for
+        )
+        return self.pool.num_free + freed - cached
 
     def register_computed(self, sequence: Sequence) -> None:
         """Offer the blocks that are full now to later requests with the same beginning."""

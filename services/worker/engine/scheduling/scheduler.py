@@ -4,6 +4,7 @@ Three verbs: `add` and `cancel` between steps, `schedule` a batch, `complete` it
 One pass in order over the running sequences (a decode is one token, a prefill takes a chunk of what the budget
 leaves once every decode has its token), then admission of the waiting ones while budget and blocks last. When
 blocks run out the running sequence that comes last is preempted: its blocks go back, it is computed again later.
+A better lane does not wait for a worse one: the worse lane's last make way for its head.
 
 Knows no torch, no clock and no messages. The sequence that comes first always gets its blocks, hence every
 sequence ends: `accepts` keeps out what could not run even alone.
@@ -12,12 +13,15 @@ Source: Yu et al., "Orca" (iteration-level scheduling); Agrawal et al., "Sarathi
 decode).
 """
 
+from bisect import insort
+from collections import Counter
 from dataclasses import replace
 
 from services.worker.engine.batch import SampledToken, ScheduledBatch, ScheduledSequence
 from services.worker.engine.config import SchedulingPolicy
 from services.worker.engine.kv_cache.block_pool import BlocksExhausted
 from services.worker.engine.kv_cache.paged_cache import PagedCache
+from services.worker.engine.scheduling.fair_share import FairShare
 from services.worker.engine.scheduling.waiting_queue import WaitingQueue
 from services.worker.engine.sequence import Sequence, SequenceState
 
@@ -40,7 +44,8 @@ class Scheduler:
                 f" ({max_running_sequences}): not every running sequence could get a token"
             )
         self.cache = cache
-        self.waiting = WaitingQueue()
+        self._share = FairShare()
+        self.waiting = WaitingQueue(self._share)
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self._max_tokens_per_step = max_tokens_per_step
@@ -74,6 +79,8 @@ class Scheduler:
             follower.arrival = self._num_arrived
             follower.state = SequenceState.FOLLOWING
         self._num_following += len(sequence.followers)
+        for _ in (sequence, *sequence.followers):
+            self._share.enter(sequence.tenant)
         self.waiting.add(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
@@ -90,6 +97,7 @@ class Scheduler:
             self.running.remove(sequence)
             self.cache.free(sequence)
         self._promote_follower(sequence)
+        self._share.leave(sequence.tenant)
         sequence.state = SequenceState.FINISHED
 
     def _leaders(self) -> list[Sequence]:
@@ -110,8 +118,10 @@ class Scheduler:
     def schedule(self) -> ScheduledBatch:
         batch = ScheduledBatch()
         admission_is_open = self._policy is SchedulingPolicy.CONTINUOUS or not self.running
-        self._schedule_running(batch)
-        if admission_is_open and not batch.preempted:
+        num_kept_tokens = self._make_way(batch) if admission_is_open else 0
+        num_made_way = len(batch.preempted)
+        self._schedule_running(batch, num_kept_tokens)
+        if admission_is_open and len(batch.preempted) == num_made_way:
             self._admit(batch)
         self._fork_followers(batch)
         return batch
@@ -123,6 +133,7 @@ class Scheduler:
         """
         for item in batch.items:
             num_computed_tokens = item.start + item.num_tokens
+            self._share.charge(item.sequence.tenant, item.num_tokens)
             for sequence in {id(s): s for s in (item.sequence, *item.samplers)}.values():
                 sequence.num_computed_tokens = num_computed_tokens
                 self.cache.register_computed(sequence)
@@ -134,7 +145,35 @@ class Scheduler:
         assert not sequence.followers
         self.cancel(sequence)
 
-    def _schedule_running(self, batch: ScheduledBatch) -> None:
+    def _make_way(self, batch: ScheduledBatch) -> int:
+        """Preempt the last of worse lanes for the head of a better one, if that gives it a place.
+
+        Returns the tokens of the step's budget that prefills of worse lanes leave for it.
+        """
+        head = self.waiting.head()
+        worse = [] if head is None else [sequence for sequence in self.running if sequence.lane > head.lane]
+        if head is None or not worse or not self._has_room(head, giving_way=worse):
+            return 0
+        while not self._has_room(head):
+            self._preempt(self.running[-1], batch)
+        return head.num_tokens
+
+    def _has_room(self, sequence: Sequence, *, giving_way: list[Sequence] | None = None) -> bool:
+        """A place and blocks for a waiting sequence, were the last ones of `running` that give way gone.
+
+        What is promised counts as taken: the prompts of running sequences that are only partly computed.
+        """
+        leaving = giving_way or []
+        staying = self.running[: len(self.running) - len(leaving)]
+        prefix = self.cache.find_prefix(sequence)
+        own_blocks = self.cache.blocks_for(sequence.num_tokens) - len(prefix)
+        promised_blocks = sum(self.cache.missing_blocks(one, one.num_tokens) for one in staying)
+        watermark = self._watermark_blocks if staying else 0
+        free_blocks = self.cache.count_free(without=leaving, keep=prefix)
+        return len(staying) < self._max_running_sequences and own_blocks + promised_blocks + watermark <= free_blocks
+
+    def _schedule_running(self, batch: ScheduledBatch, num_kept_tokens: int) -> None:
+        head = self.waiting.head()
         num_decodes_ahead = sum(1 for sequence in self.running if sequence.is_decoding)
         index = 0
         while index < len(self.running):
@@ -142,6 +181,8 @@ class Scheduler:
             if sequence.is_decoding:
                 num_decodes_ahead -= 1
             budget = self._max_tokens_per_step - batch.num_tokens - num_decodes_ahead
+            if head is not None and sequence.lane > head.lane and not sequence.is_decoding:
+                budget -= num_kept_tokens
             num_tokens = min(sequence.num_uncomputed_tokens, budget)
             if num_tokens < 1:
                 index += 1
@@ -176,33 +217,28 @@ class Scheduler:
         self.waiting.add(sequence)
 
     def _admit(self, batch: ScheduledBatch) -> None:
-        promised_blocks = sum(self.cache.missing_blocks(sequence, sequence.num_tokens) for sequence in self.running)
-        while len(self.running) < self._max_running_sequences and (sequence := self.waiting.head()):
+        while (sequence := self.waiting.head()) is not None:
             budget = self._max_tokens_per_step - batch.num_tokens
-            if budget < 1:
+            if budget < 1 or not self._has_room(sequence):
                 return
-            prefix = self.cache.find_prefix(sequence)
-            own_blocks = self.cache.blocks_for(sequence.num_tokens) - len(prefix)
-            watermark = self._watermark_blocks if self.running else 0
-            free_blocks = self.cache.pool.num_free - self.cache.count_cached_only(prefix)
-            if own_blocks + promised_blocks + watermark > free_blocks:
-                return
-            self._start(sequence, prefix)
+            self._start(sequence)
             num_tokens = min(sequence.num_uncomputed_tokens, budget)
             self.cache.grow(sequence, sequence.num_computed_tokens + num_tokens)
-            promised_blocks += self.cache.missing_blocks(sequence, sequence.num_tokens)
             self._put(batch, sequence, num_tokens)
-        self.running.sort(key=lambda sequence: sequence.order_key)
 
-    def _start(self, sequence: Sequence, prefix: list[int]) -> None:
+    def _start(self, sequence: Sequence) -> None:
         self.waiting.remove(sequence)
-        self.cache.take_prefix(sequence, prefix)
-        sequence.state = SequenceState.RUNNING
+        self.cache.take_prefix(sequence, self.cache.find_prefix(sequence))
         sequence.request.cached_prompt_tokens = max(
             sequence.request.cached_prompt_tokens,
             min(sequence.num_computed_tokens, sequence.num_prompt_tokens),
         )
-        self.running.append(sequence)
+        self._run(sequence)
+
+    def _run(self, sequence: Sequence) -> None:
+        """`running` is in order at all times: its last is who gives way."""
+        sequence.state = SequenceState.RUNNING
+        insort(self.running, sequence, key=lambda one: one.order_key)
 
     def _put(self, batch: ScheduledBatch, sequence: Sequence, num_tokens: int) -> None:
         is_decode = sequence.is_decoding and sequence.num_output_tokens > 0
@@ -232,7 +268,6 @@ class Scheduler:
                 self._num_following -= len(followers)
                 forked = tuple(f for f in followers if self._fork(item.sequence, f))
                 batch.items[index] = replace(item, samplers=(item.sequence, *forked))
-                self.running.sort(key=lambda sequence: sequence.order_key)
 
     def _fork(self, leader: Sequence, follower: Sequence) -> bool:
         has_place = len(self.running) < self._max_running_sequences
@@ -240,8 +275,7 @@ class Scheduler:
             self.waiting.add(follower)
             return False
         self.cache.fork(leader, follower)
-        follower.state = SequenceState.RUNNING
-        self.running.append(follower)
+        self._run(follower)
         return True
 
     # -- proof --------------------------------------------------------------------------------------------------
@@ -249,10 +283,13 @@ class Scheduler:
     def check_integrity(self) -> None:
         self.cache.check_integrity(self.running)
         assert all(sequence.state is SequenceState.RUNNING for sequence in self.running)
+        assert self.running == sorted(self.running, key=lambda one: one.order_key), "running is out of order"
         assert all(sequence.state is SequenceState.WAITING for sequence in self.waiting)
         assert not any(sequence.block_ids for sequence in self.waiting), "a waiting sequence holds blocks"
         assert len(self.running) <= self._max_running_sequences
         assert self._num_following == sum(len(leader.followers) for leader in self._leaders())
+        known = [*self.running, *self.waiting, *(follower for one in self._leaders() for follower in one.followers)]
+        self._share.check_integrity(Counter(sequence.tenant for sequence in known))
         assert self.waiting.num_outstanding_tokens == sum(s.num_outstanding_tokens for s in self.waiting)
         if not self.running:
             assert self.cache.pool.num_used == 0, "blocks are held though nobody runs"

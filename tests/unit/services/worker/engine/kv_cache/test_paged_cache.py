@@ -104,3 +104,16 @@ def test_the_check_notices_a_block_that_nobody_holds() -> None:
     cache.grow(sequence, 4)
     with pytest.raises(AssertionError, match="references"):
         cache.check_integrity([])
+
+
+def test_free_blocks_are_counted_as_if_some_had_left_and_others_were_taken() -> None:
+    cache = make_cache(8)
+    parent, child, other = (make_sequence(list(range(10))) for _ in range(3))
+    compute(cache, parent, 10)
+    cache.fork(parent, child)
+    assert cache.count_free(without=[parent]) == 5, "the child still holds them"
+    assert cache.count_free(without=[parent, child]) == 8
+    assert cache.count_free(without=[parent, child], keep=cache.find_prefix(other)) == 6
+    cache.free(parent)
+    cache.free(child)
+    assert cache.count_free(keep=cache.find_prefix(other)) == 6

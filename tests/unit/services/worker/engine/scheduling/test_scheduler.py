@@ -143,3 +143,75 @@ def test_a_cancelled_leader_hands_its_followers_on() -> None:
 def test_a_budget_below_the_number_of_places_is_refused() -> None:
     with pytest.raises(ValueError, match="max_tokens_per_step"):
         make_scheduler(budget=4, places=5)
+
+
+def test_running_stays_in_order_though_admission_ended_early() -> None:
+    """It did not, and then the first in order was preempted for the last (found by the state machine)."""
+    scheduler = make_scheduler(budget=8)
+    late = make_sequence(prompt(0, 3), order=(0, 5, 0, 0))
+    scheduler.add(late)
+    step(scheduler)
+    early, next_one = make_sequence(prompt(20, 7)), make_sequence(prompt(40, 7))
+    scheduler.add(early)
+    scheduler.add(next_one)
+    step(scheduler)
+    assert scheduler.running == [early, late]
+
+
+BULK, INTERACTIVE = (1, 0, 0, 0), (0, 0, 0, 0)
+
+
+def test_a_better_lane_takes_the_place_of_the_last_of_a_worse_one() -> None:
+    scheduler = make_scheduler(places=2)
+    bulk = [make_sequence(prompt(20 * index, 3), order=BULK) for index in range(2)]
+    for sequence in bulk:
+        scheduler.add(sequence)
+    step(scheduler)
+    interactive = make_sequence(prompt(90, 3), order=INTERACTIVE)
+    scheduler.add(interactive)
+    batch = step(scheduler)
+    assert batch.preempted == [bulk[1]]
+    assert sizes(batch) == {id(interactive): 3, id(bulk[0]): 1}
+
+
+def test_a_better_priority_in_the_same_lane_waits_for_a_place() -> None:
+    scheduler = make_scheduler(places=1)
+    first = make_sequence(prompt(0, 3), order=(0, 0, 0, 0))
+    scheduler.add(first)
+    step(scheduler)
+    scheduler.add(make_sequence(prompt(90, 3), order=(0, -5, 0, 0)))
+    assert step(scheduler).preempted == []
+
+
+def test_nobody_gives_way_to_what_would_not_fit_even_then() -> None:
+    scheduler = make_scheduler(num_blocks=8, budget=32)
+    interactive, bulk = make_sequence(prompt(0, 12)), make_sequence(prompt(50, 8), order=BULK)
+    scheduler.add(interactive)
+    scheduler.add(bulk)
+    step(scheduler)
+    scheduler.add(make_sequence(prompt(90, 24), order=INTERACTIVE))
+    assert step(scheduler).preempted == []
+
+
+def test_a_long_prefill_of_a_worse_lane_leaves_the_budget_to_a_better_one() -> None:
+    scheduler = make_scheduler(budget=16)
+    bulk = make_sequence(prompt(0, 100), order=BULK)
+    scheduler.add(bulk)
+    step(scheduler)
+    interactive = make_sequence(prompt(200, 10), order=INTERACTIVE)
+    scheduler.add(interactive)
+    assert sizes(step(scheduler)) == {id(bulk): 6, id(interactive): 10}
+
+
+def test_of_two_tenants_the_one_with_two_requests_is_not_shut_out_by_the_one_with_many() -> None:
+    scheduler = make_scheduler(places=1)
+    greedy = [make_sequence(prompt(10 * index, 3), salt="greedy", max_output_tokens=1) for index in range(5)]
+    modest = [make_sequence(prompt(10 * index, 3), salt="modest", max_output_tokens=1) for index in range(2)]
+    for sequence in (*greedy, *modest):
+        scheduler.add(sequence)
+    served = []
+    while scheduler.has_work:
+        sampler = step(scheduler).items[0].sequence
+        served.append(sampler.tenant)
+        scheduler.finish(sampler)
+    assert served == ["greedy", "modest", "greedy", "modest", "greedy", "greedy", "greedy"]
