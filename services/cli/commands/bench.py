@@ -12,7 +12,7 @@ import typer
 from services.cli.benchmarks.goals import as_json, figures_table, missed_goals
 from services.cli.benchmarks.platform import PlatformLoad, measure_platform
 from services.cli.commands.offline import PASS_THROUGH, bench_engine
-from services.cli.console import err, give_up, out, plain_errors
+from services.cli.console import err, give_up, out, plain_errors, waiting
 
 bench_app = typer.Typer(help="Measurements, against stated goals.", no_args_is_help=True)
 bench_app.command(name="engine", context_settings=PASS_THROUGH)(bench_engine)
@@ -29,8 +29,8 @@ def platform(
     """Measure what the platform adds, with a hash in place of the model."""
     with plain_errors():
         load = PlatformLoad(workers=workers, full_seconds=seconds, kafka_records=records)
-        with err.status("starting") as status:
-            figures = asyncio.run(measure_platform(load, report=status.update))
+        with waiting(err, "starting") as report:
+            figures = asyncio.run(measure_platform(load, report=report))
         if as_json_output:
             out.print_json(data=as_json(figures, benchmark="platform", cores=os.cpu_count(), machine=machine.machine()))
         else:

@@ -21,7 +21,7 @@ from rich.rule import Rule
 
 from services.cli.commands.fleet import fetch_fleet, fleet_table
 from services.cli.commands.up import stack_state
-from services.cli.console import CommandFailed, out, plain_errors
+from services.cli.console import CommandFailed, out, plain_errors, waiting
 from services.cli.embedded.model import DEFAULT_MODEL_NAME, resolve_model
 from services.cli.embedded.plan import PoolPlan, StackPlan
 from services.cli.embedded.stack import EmbeddedStack
@@ -87,17 +87,11 @@ def headline(text: str) -> None:
 async def started_stack(plan: StackPlan) -> AsyncIterator[EmbeddedStack]:
     """The stack, with a line on the terminal for what it waits for."""
     started_at = time.monotonic()
-    with out.status("starting") as status:
-        events: list[str] = []
-
-        def report(line: str) -> None:
-            events.append(line)
-            status.update(line)
-
+    with waiting(out, "starting Kafka and Redis") as report:
         stack = EmbeddedStack(plan, report=report)
         await stack.__aenter__()
         try:
-            status.update("workers load the model")
+            report("services start, workers load the model")
             await stack.wait_until_ready()
         except BaseException:
             await stack.__aexit__()
@@ -109,7 +103,7 @@ async def started_stack(plan: StackPlan) -> AsyncIterator[EmbeddedStack]:
         yield stack
     finally:
         remove_state(plan.data_dir)
-        with out.status("draining"):
+        with waiting(out, "draining"):
             await stack.__aexit__()
 
 
