@@ -119,8 +119,6 @@ class Observations:
                 ),
             }
         )
-        posted_ns = record.timestamp_ms * 1_000_000
-        spans.record_span(spans.QUEUE_WAIT, work.context, posted_ns, work.received_ns, _named(work))
 
     def claimed(self, work: Work, claim: Claim) -> None:
         self._claims[type(claim).__name__.lower()].inc()
@@ -130,6 +128,9 @@ class Observations:
             if claim.attempt > 1:
                 self._retries["worker_lost" if claim.lost_claims else "worker_draining"].inc()
             work.span.set_attribute(spans.ATTEMPT, claim.attempt)
+            if work.span.is_recording():  # whoever only waits for the holder has no queue wait of its own to tell
+                posted_ns = work.delivery.record.timestamp_ms * 1_000_000
+                spans.record_span(spans.QUEUE_WAIT, work.context, posted_ns, work.received_ns, _named(work))
 
     def started(self, run: RunningRequest) -> None:
         self._tokens["prompt"].inc(run.work.num_prompt_tokens)

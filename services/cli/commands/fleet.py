@@ -44,12 +44,19 @@ def fetch_fleet(base_url: str) -> dict[str, Any]:
 def fleet_table(view: dict[str, Any]) -> Table:
     """One line a worker, 80 columns wide. `load` is running + waiting requests."""
     title = f"Fleet: {len(view['workers'])} workers"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("worker", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("model", no_wrap=True, overflow="ellipsis")
-    for column in ("load", "KV free", "tokens/s", "parts", "seen"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for column, width in (("worker", 10), ("state", 8)):
+        table.add_column(column, no_wrap=True, min_width=width)
+    table.add_column("model", no_wrap=True, overflow="ellipsis", max_width=18)
+    for column, width in (("load", 6), ("KV free", 7), ("tok/s", 5), ("parts", 5), ("seen", 6)):
+        table.add_column(column, justify="right", no_wrap=True, min_width=width)
     for worker in view["workers"]:
         style = STATE_STYLES.get(worker["state"], "")
         table.add_row(
