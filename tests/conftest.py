@@ -2,6 +2,7 @@
 
 pytest_plugins: list[str] = [
     "tests.fixtures.kafka_server",
+    "tests.fixtures.random_models",
     "tests.fixtures.redis_server",
     "tests.fixtures.smollm2",
     "tests.fixtures.stack",

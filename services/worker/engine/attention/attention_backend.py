@@ -4,6 +4,7 @@ from typing import Protocol
 
 import torch
 
+from services.worker.engine.attention.attention_rule import AttentionRule
 from services.worker.engine.attention.step_layout import StepLayout
 
 
@@ -18,9 +19,10 @@ class AttentionBackend(Protocol):
         keys: torch.Tensor,
         values: torch.Tensor,
         layout: StepLayout,
-        scale: float,
+        rule: AttentionRule,
     ) -> torch.Tensor:
         """queries [T, H, D]; keys and values [N, P, K, D], one layer's cache -> [T, H * D], queries' dtype.
 
-        Causal: a token sees itself and what comes before it in its own sequence.
+        Causal: a token sees itself and what comes before it in its own sequence, as far as `rule` lets it. Every
+        backend does all of `rule`, or `backend_selection` does not pick it.
         """

@@ -5,6 +5,7 @@ Chunks of a prompt are matrix products and stay with torch.
 
 import torch
 
+from services.worker.engine.attention.attention_rule import AttentionRule
 from services.worker.engine.attention.gather_attention import attend_chunk
 from services.worker.engine.attention.step_layout import StepLayout
 from services.worker.engine.native.library import Kernels
@@ -22,7 +23,7 @@ class NativeAttention:
         keys: torch.Tensor,
         values: torch.Tensor,
         layout: StepLayout,
-        scale: float,
+        rule: AttentionRule,
     ) -> torch.Tensor:
         num_tokens, num_query_heads, head_size = queries.shape
         _, block_size_tokens, num_kv_heads, _ = keys.shape
@@ -41,9 +42,11 @@ class NativeAttention:
                 num_query_heads,
                 num_kv_heads,
                 head_size,
-                scale,
+                rule.window or 0,
+                rule.scale,
+                rule.soft_cap or 0.0,
             )
         for row in range(layout.num_single, layout.num_sequences):
             begin, end = layout.query_start_list[row], layout.query_start_list[row + 1]
-            output[begin:end] = attend_chunk(queries[begin:end], keys, values, layout, row, scale)
+            output[begin:end] = attend_chunk(queries[begin:end], keys, values, layout, row, rule)
         return output

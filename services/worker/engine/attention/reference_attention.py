@@ -1,11 +1,12 @@
 """Attention, slow and obvious: one sequence after another, in float32, straight from the definition.
 
 What the fast backends are tested against. Source: Vaswani et al. 2017, 3.2.1, causal; grouped heads after
-Ainslie et al. 2023.
+Ainslie et al. 2023; sliding window, Beltagy et al. 2020; soft cap, Bello et al. 2016 and Gemma 2.
 """
 
 import torch
 
+from services.worker.engine.attention.attention_rule import AttentionRule
 from services.worker.engine.attention.step_layout import StepLayout
 
 
@@ -18,7 +19,7 @@ class ReferenceAttention:
         keys: torch.Tensor,
         values: torch.Tensor,
         layout: StepLayout,
-        scale: float,
+        rule: AttentionRule,
     ) -> torch.Tensor:
         output = torch.empty_like(queries)
         group = queries.shape[1] // keys.shape[2]
@@ -30,8 +31,11 @@ class ReferenceAttention:
             offsets = cells % layout.block_size_tokens
             own_keys = keys[blocks, offsets].float().repeat_interleave(group, dim=1)  # [context, H, D]
             own_values = values[blocks, offsets].float().repeat_interleave(group, dim=1)
-            scores = torch.einsum("qhd,chd->hqc", queries[begin:end].float(), own_keys) * scale
-            is_future = cells[None, :] > layout.positions[begin:end, None]  # [queries, context]
-            weights = scores.masked_fill(is_future, float("-inf")).softmax(dim=-1)
+            scores = torch.einsum("qhd,chd->hqc", queries[begin:end].float(), own_keys) * rule.scale
+            if rule.soft_cap is not None:
+                scores = (scores / rule.soft_cap).tanh() * rule.soft_cap
+            ages = layout.positions[begin:end, None] - cells[None, :]  # [queries, context]
+            is_hidden = ages < 0 if rule.window is None else (ages < 0) | (ages >= rule.window)
+            weights = scores.masked_fill(is_hidden, float("-inf")).softmax(dim=-1)
             output[begin:end] = torch.einsum("hqc,chd->qhd", weights, own_values).to(output.dtype)
         return output.flatten(1)

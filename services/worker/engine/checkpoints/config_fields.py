@@ -25,11 +25,28 @@ class ConfigFields:
             raise self.error(field, f"must be a positive integer, not {value!r}")
         return value
 
+    def natural(self, field: str, *, default: int) -> int:
+        value = self._value(field, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise self.error(field, f"must be a natural number, not {value!r}")
+        return value
+
     def positive_number(self, field: str, *, default: float | None = None) -> float:
         value = self._value(field, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise self.error(field, f"must be a positive number, not {value!r}")
         return float(value)
+
+    def optional_number(self, field: str, *, absent: float | None = None) -> float | None:
+        """null is none; a field that is not there at all is `absent`."""
+        if field not in self.raw:
+            return absent
+        return None if self.raw[field] is None else self.positive_number(field)
+
+    def optional_integer(self, field: str, *, absent: int | None = None) -> int | None:
+        if field not in self.raw:
+            return absent
+        return None if self.raw[field] is None else self.positive_integer(field)
 
     def boolean(self, field: str, *, default: bool) -> bool:
         value = self._value(field, default)
@@ -44,6 +61,15 @@ class ConfigFields:
         if any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in ids):
             raise self.error(field, f"must be a token id or a list of token ids, not {value!r}")
         return tuple(ids)
+
+    def switches(self, field: str, length: int) -> tuple[bool, ...] | None:
+        """A list of `length` ones and zeros."""
+        value = self.raw.get(field)
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) != length or any(item not in (0, 1) for item in value):
+            raise self.error(field, f"must be a list of {length} ones and zeros, not {value!r}")
+        return tuple(bool(item) for item in value)
 
     def section(self, field: str) -> "ConfigFields | None":
         value = self.raw.get(field)

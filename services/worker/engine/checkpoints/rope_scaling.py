@@ -1,4 +1,4 @@
-"""How a checkpoint stretches rotary positions: the parameters only; the angles are the decoder's.
+"""How a checkpoint turns positions: theta, share of a head, stretching. The parameters only; angles are the decoder's.
 
 Sources: linear, Chen et al. 2023 (position interpolation); yarn, Peng et al. 2023; llama3, the Llama 3.1 release.
 """
@@ -36,34 +36,111 @@ class RopeScaling:
     truncate: bool = True
 
 
-def read_rope(fields: ConfigFields, max_position_embeddings: int) -> tuple[float, RopeScaling | None]:
-    """Theta and scaling from either spelling; `rope_parameters`, the newer, wins."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rope:
+    """The first `rotary_size` dimensions of a head turn, the others pass."""
+
+    theta: float
+    rotary_size: int
+    scaling: RopeScaling | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeContext:
+    """What the surroundings of a rope section say: the model's sizes and the family's habits."""
+
+    head_size: int
+    max_position_embeddings: int
+    default_theta: float = 10_000.0
+    may_be_partial: bool = False
+    may_stretch: bool = True
+
+
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+def read_rope(fields: ConfigFields, context: RopeContext) -> Rope:
+    """One rope for all layers, from either spelling; `rope_parameters`, the newer, wins."""
     parameters = fields.section("rope_parameters")
-    if parameters is not None:
-        theta = parameters if parameters.raw.get("rope_theta") is not None else fields
-        return theta.positive_number("rope_theta", default=10_000.0), _read_scaling(parameters, max_position_embeddings)
-    theta_value = fields.positive_number("rope_theta", default=10_000.0)
-    scaling = fields.section("rope_scaling")
-    return theta_value, None if scaling is None else _read_scaling(scaling, max_position_embeddings)
+    section = parameters if parameters is not None else fields.section("rope_scaling")
+    if section is not None:
+        for name in LAYER_TYPES:
+            if section.raw.get(name) is not None:
+                raise section.error(name, "ropes that differ by layer type are not supported for this architecture")
+    own_theta = parameters is not None and parameters.raw.get("rope_theta") is not None
+    theta = (parameters if parameters is not None and own_theta else fields).positive_number(
+        "rope_theta", default=context.default_theta
+    )
+    return _agreeing(fields, _read(fields, section, theta, context), context)
 
 
-def _read_scaling(section: ConfigFields, max_position_embeddings: int) -> RopeScaling | None:
+def read_two_ropes(fields: ConfigFields, context: RopeContext, *, default_local_theta: float) -> tuple[Rope, Rope]:
+    """The rope of the global layers and that of the sliding ones (Gemma 3), from either spelling."""
+    theta = fields.positive_number("rope_theta", default=context.default_theta)
+    local_theta = fields.positive_number("rope_local_base_freq", default=default_local_theta)
+    parameters = fields.section("rope_parameters")
+    if parameters is None:
+        whole = _read(fields, fields.section("rope_scaling"), theta, context)
+        return whole, _read(fields, None, local_theta, context)
+    if not any(name in parameters.raw for name in LAYER_TYPES):
+        raise fields.error("rope_parameters", f"must have {' and '.join(LAYER_TYPES)}")
+    ropes = []
+    for name, default in zip(LAYER_TYPES, (theta, local_theta), strict=True):
+        section = parameters.section(name)
+        own_theta = default if section is None else section.positive_number("rope_theta", default=default)
+        ropes.append(_read(fields, section, own_theta, context))
+    return _agreeing(fields, ropes[0], context), ropes[1]
+
+
+def _agreeing(fields: ConfigFields, rope: Rope, context: RopeContext) -> Rope:
+    """A file may have both spellings, if they say the same."""
+    older = fields.section("rope_scaling")
+    if older is not None and _read_scaling(older, rope.theta, context) != rope.scaling:
+        raise fields.error("rope_scaling", "contradicts rope_parameters")
+    return rope
+
+
+def _read(fields: ConfigFields, section: ConfigFields | None, theta: float, context: RopeContext) -> Rope:
+    scaling = None if section is None else _read_scaling(section, theta, context)
+    outside = fields.raw.get("original_max_position_embeddings")
+    counts = scaling is not None and scaling.kind is not RopeKind.LINEAR
+    if scaling is not None and counts and outside not in (None, scaling.original_max_position_embeddings):
+        raise fields.error("original_max_position_embeddings", f"{outside!r} contradicts the rope's own")
+    return Rope(theta=theta, rotary_size=_read_rotary_size(fields, section, context), scaling=scaling)
+
+
+def _read_rotary_size(fields: ConfigFields, section: ConfigFields | None, context: RopeContext) -> int:
+    is_inside = section is not None and section.raw.get("partial_rotary_factor") is not None
+    place = section if section is not None and is_inside else fields
+    share = place.positive_number("partial_rotary_factor", default=1.0)
+    size = int(context.head_size * share)
+    if share != 1 and not context.may_be_partial:
+        raise place.error("partial_rotary_factor", f"{share} is not supported for this architecture")
+    if size % 2 or not 0 < size <= context.head_size:
+        raise place.error("partial_rotary_factor", f"{share} of {context.head_size} is not an even part of a head")
+    return size
+
+
+def _read_scaling(section: ConfigFields, theta: float, context: RopeContext) -> RopeScaling | None:
     spelling = "rope_type" if section.raw.get("rope_type") is not None else "type"
     name = section.raw.get(spelling, "default")
     if name == "default":
         return None
-    if name not in tuple(RopeKind):
-        raise section.error(spelling, f"{name!r} is not supported; one of default, {', '.join(RopeKind)}")
+    known = tuple(RopeKind) if context.may_stretch else ()
+    if name not in known:
+        raise section.error(spelling, f"{name!r} is not supported; one of {', '.join(('default', *known))}")
     kind = RopeKind(name)
-    if section.raw.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise section.error("partial_rotary_factor", "is not supported")
     if kind is RopeKind.LINEAR:
         return RopeScaling(
             kind=kind,
             factor=section.positive_number("factor"),
-            original_max_position_embeddings=max_position_embeddings,
+            original_max_position_embeddings=context.max_position_embeddings,
         )
-    return _read_llama3(section) if kind is RopeKind.LLAMA3 else _read_yarn(section, max_position_embeddings)
+    if kind is RopeKind.LLAMA3:
+        return _read_llama3(section)
+    if theta <= 1:
+        raise section.error("rope_theta", f"{theta} must be above 1 for yarn")
+    return _read_yarn(section, context.max_position_embeddings)
 
 
 def _read_llama3(section: ConfigFields) -> RopeScaling:
@@ -89,12 +166,8 @@ def _read_yarn(section: ConfigFields, max_position_embeddings: int) -> RopeScali
         ),
         beta_fast=section.positive_number("beta_fast", default=32.0),
         beta_slow=section.positive_number("beta_slow", default=1.0),
-        attention_factor=_optional_number(section, "attention_factor"),
-        mscale=_optional_number(section, "mscale"),
-        mscale_all_dim=_optional_number(section, "mscale_all_dim"),
+        attention_factor=section.optional_number("attention_factor"),
+        mscale=section.optional_number("mscale"),
+        mscale_all_dim=section.optional_number("mscale_all_dim"),
         truncate=section.boolean("truncate", default=True),
     )
-
-
-def _optional_number(section: ConfigFields, field: str) -> float | None:
-    return None if section.raw.get(field) is None else section.positive_number(field)

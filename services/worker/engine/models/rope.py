@@ -7,21 +7,22 @@ import math
 
 import torch
 
-from services.worker.engine.checkpoints.model_config import DecoderConfig
-from services.worker.engine.checkpoints.rope_scaling import RopeKind, RopeScaling
+from services.worker.engine.checkpoints.rope_scaling import Rope, RopeKind, RopeScaling
 
 
-def rope_table(config: DecoderConfig, num_positions: int) -> torch.Tensor:
-    """[num_positions, D] float32: cosines of the D / 2 angles, then their sines."""
-    frequencies, magnitude = _frequencies(config)
+def rope_table(rope: Rope | None, num_positions: int) -> torch.Tensor:
+    """[num_positions, R] float32: cosines of the R / 2 angles, then their sines. Without rope R is 0."""
+    if rope is None:
+        return torch.empty(num_positions, 0)
+    frequencies, magnitude = _frequencies(rope)
     angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
     return torch.cat([angles.cos(), angles.sin()], dim=1).mul_(magnitude).contiguous()
 
 
-def _frequencies(config: DecoderConfig) -> tuple[torch.Tensor, float]:
-    exponents = torch.arange(0, config.head_size, 2, dtype=torch.int64).float() / config.head_size
-    frequencies = 1.0 / config.rope_theta**exponents
-    scaling = config.rope_scaling
+def _frequencies(rope: Rope) -> tuple[torch.Tensor, float]:
+    exponents = torch.arange(0, rope.rotary_size, 2, dtype=torch.int64).float() / rope.rotary_size
+    frequencies = 1.0 / rope.theta**exponents
+    scaling = rope.scaling
     if scaling is None:
         return frequencies, 1.0
     match scaling.kind:
@@ -30,7 +31,7 @@ def _frequencies(config: DecoderConfig) -> tuple[torch.Tensor, float]:
         case RopeKind.LLAMA3:
             return _llama3(frequencies, scaling), 1.0
         case RopeKind.YARN:
-            return _yarn(frequencies, scaling, config), _yarn_magnitude(scaling)
+            return _yarn(frequencies, scaling, rope), _yarn_magnitude(scaling)
 
 
 def _llama3(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
@@ -44,18 +45,18 @@ def _llama3(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
     return torch.where(wavelengths < original / high, frequencies, stretched)
 
 
-def _yarn(frequencies: torch.Tensor, scaling: RopeScaling, config: DecoderConfig) -> torch.Tensor:
+def _yarn(frequencies: torch.Tensor, scaling: RopeScaling, rope: Rope) -> torch.Tensor:
     def dimension_of(num_rotations: float) -> float:
         length = scaling.original_max_position_embeddings / (num_rotations * 2 * math.pi)
-        return config.head_size * math.log(length) / (2 * math.log(config.rope_theta))
+        return rope.rotary_size * math.log(length) / (2 * math.log(rope.theta))
 
     low, high = dimension_of(scaling.beta_fast), dimension_of(scaling.beta_slow)
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, config.head_size - 1)
+    low, high = max(low, 0), min(high, rope.rotary_size - 1)
     if low == high:
         high += 0.001
-    ramp = ((torch.arange(config.head_size // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    ramp = ((torch.arange(rope.rotary_size // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
     return frequencies / scaling.factor * ramp + frequencies * (1 - ramp)
 
 

@@ -49,7 +49,7 @@ static inline uint16_t to_bf16(float x) {
     return (uint16_t)(x != x ? 0x7FC0u : rounded);
 }
 
-int64_t penstock_interface_version(void) { return 1; }
+int64_t penstock_interface_version(void) { return 2; }
 
 #define ELEMENT float
 #define NAME(name) name##_f32
@@ -104,16 +104,31 @@ void NAME(silu_multiply)(ELEMENT *restrict out, const ELEMENT *restrict in, int6
     }
 }
 
+/* The same with gelu's tanh approximation: (1 + tanh(u)) / 2 is 1 / (1 + exp(-2u)). */
+void NAME(gelu_multiply)(ELEMENT *restrict out, const ELEMENT *restrict in, int64_t rows, int64_t inner) {
+#pragma omp parallel for if (rows * inner > 65536)
+    for (int64_t row = 0; row < rows; row++) {
+        const ELEMENT *gate = in + row * 2 * inner, *up = gate + inner;
+        ELEMENT *y = out + row * inner;
+        for (int64_t i = 0; i < inner; i++) {
+            float g = LOAD(gate[i]);
+            float u = 0.7978845608f * (g + 0.044715f * g * g * g);
+            ELEMENT activated = STORE(g / (1.0f + exponential(-2.0f * u)));
+            y[i] = STORE(LOAD(activated) * LOAD(up[i]));
+        }
+    }
+}
+
 /* projected [T, (H + 2K) * D] -> queries [T, H, D] turned; keys turned and values into their slots, [N * P, K, D].
- * table [positions, D]: cosines of the D / 2 angles, then sines. */
+ * table [positions, R]: cosines of the R / 2 angles, then sines; the dimensions of a head from R on pass. */
 void NAME(rotate_and_store)(ELEMENT *restrict queries, const ELEMENT *restrict projected,
                             const float *restrict table, ELEMENT *restrict keys, ELEMENT *restrict values,
                             const int64_t *restrict positions, const int64_t *restrict slots, int64_t tokens,
-                            int64_t num_query_heads, int64_t num_kv_heads, int64_t head_size) {
-    int64_t half = head_size / 2, row_size = (num_query_heads + 2 * num_kv_heads) * head_size;
+                            int64_t num_query_heads, int64_t num_kv_heads, int64_t head_size, int64_t rotary_size) {
+    int64_t half = rotary_size / 2, row_size = (num_query_heads + 2 * num_kv_heads) * head_size;
 #pragma omp parallel for if (tokens * row_size > 65536)
     for (int64_t t = 0; t < tokens; t++) {
-        const float *cosines = table + positions[t] * head_size, *sines = cosines + half;
+        const float *cosines = table + positions[t] * rotary_size, *sines = cosines + half;
         const ELEMENT *row = projected + t * row_size;
         ELEMENT *own_keys = keys + slots[t] * num_kv_heads * head_size;
         for (int64_t h = 0; h < num_query_heads + num_kv_heads; h++) {
@@ -125,6 +140,7 @@ void NAME(rotate_and_store)(ELEMENT *restrict queries, const ELEMENT *restrict p
                 y[i] = STORE(first * cosines[i] - second * sines[i]);
                 y[i + half] = STORE(second * cosines[i] + first * sines[i]);
             }
+            for (int64_t i = rotary_size; i < head_size; i++) y[i] = x[i];
         }
         memcpy(values + slots[t] * num_kv_heads * head_size,
                row + (num_query_heads + num_kv_heads) * head_size,
@@ -133,12 +149,13 @@ void NAME(rotate_and_store)(ELEMENT *restrict queries, const ELEMENT *restrict p
 }
 
 /* One new token per sequence: queries [S, H, D], keys and values [N, P, K, D], read where they lie -> out [S, H, D].
- * Softmax in one pass over tiles (Milakov and Gimelshein 2018; Dao et al. 2022). */
+ * A token sees `window` tokens, itself included, or all if that is 0. Scores pass soft_cap * tanh(score / soft_cap)
+ * unless that is 0. Softmax in one pass over tiles (Milakov and Gimelshein 2018; Dao et al. 2022). */
 void NAME(paged_attention)(ELEMENT *restrict out, const ELEMENT *restrict queries, const ELEMENT *restrict keys,
                            const ELEMENT *restrict values, const int32_t *restrict block_tables,
                            const int32_t *restrict context_lengths, int64_t sequences, int64_t table_size,
                            int64_t block_size, int64_t num_query_heads, int64_t num_kv_heads,
-                           int64_t head_size, float scale) {
+                           int64_t head_size, int64_t window, float scale, float soft_cap) {
     int64_t group = num_query_heads / num_kv_heads, row_size = num_kv_heads * head_size;
 #pragma omp parallel for schedule(dynamic) if (sequences * num_kv_heads > 1)
     for (int64_t task = 0; task < sequences * num_kv_heads; task++) {
@@ -150,7 +167,8 @@ void NAME(paged_attention)(ELEMENT *restrict out, const ELEMENT *restrict querie
         float weights[MAX_GROUP * TILE], row[MAX_HEAD_SIZE], largest[MAX_GROUP], total[MAX_GROUP];
         for (int64_t i = 0; i < group * head_size; i++) query[i] = LOAD(q[i]) * scale, sum[i] = 0.0f;
         for (int64_t g = 0; g < group; g++) largest[g] = -INFINITY, total[g] = 0.0f;
-        for (int64_t start = 0; start < context; start += TILE) {
+        int64_t first = window > 0 && context > window ? context - window : 0;
+        for (int64_t start = first; start < context; start += TILE) {
             int64_t count = context - start < TILE ? context - start : TILE;
             int64_t cells[TILE];
             for (int64_t j = 0; j < count; j++) {
@@ -163,7 +181,7 @@ void NAME(paged_attention)(ELEMENT *restrict out, const ELEMENT *restrict querie
                 for (int64_t g = 0; g < group; g++) {
                     float dot = 0.0f;
                     for (int64_t d = 0; d < head_size; d++) dot += query[g * head_size + d] * row[d];
-                    weights[g * TILE + j] = dot;
+                    weights[g * TILE + j] = soft_cap > 0.0f ? soft_cap * tanhf(dot / soft_cap) : dot;
                 }
             }
             for (int64_t g = 0; g < group; g++) {

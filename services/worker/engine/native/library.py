@@ -16,14 +16,15 @@ from services.worker.engine.native.build import NoNativeKernels, build
 
 MAX_GROUP = 64
 MAX_HEAD_SIZE = 256
-_INTERFACE_VERSION = 1
+_INTERFACE_VERSION = 2
 
 _POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, list[Any]] = {
     "add_rms_norm": [_POINTER] * 4 + [_INTEGER] * 2 + [_FLOAT],
     "silu_multiply": [_POINTER] * 2 + [_INTEGER] * 2,
-    "rotate_and_store": [_POINTER] * 7 + [_INTEGER] * 4,
-    "paged_attention": [_POINTER] * 6 + [_INTEGER] * 6 + [_FLOAT],
+    "gelu_multiply": [_POINTER] * 2 + [_INTEGER] * 2,
+    "rotate_and_store": [_POINTER] * 7 + [_INTEGER] * 5,
+    "paged_attention": [_POINTER] * 6 + [_INTEGER] * 7 + [_FLOAT] * 2,
 }
 _SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -34,6 +35,7 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL, suffix: str) -> None:
         self.add_rms_norm = _function(library, "add_rms_norm", suffix)
         self.silu_multiply = _function(library, "silu_multiply", suffix)
+        self.gelu_multiply = _function(library, "gelu_multiply", suffix)
         self.rotate_and_store = _function(library, "rotate_and_store", suffix)
         self.paged_attention = _function(library, "paged_attention", suffix)
 

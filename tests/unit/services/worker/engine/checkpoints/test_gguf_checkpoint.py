@@ -63,7 +63,8 @@ def test_the_configuration_is_read_from_the_metadata(tmp_path: Path) -> None:
     config = opened(tmp_path).config
     assert (config.architecture, config.hidden_size, config.num_layers) == ("LlamaForCausalLM", HIDDEN, LAYERS)
     assert (config.num_query_heads, config.num_kv_heads, config.head_size) == (HEADS, KV_HEADS, HIDDEN // HEADS)
-    assert (config.rms_norm_eps, config.rope_theta, config.max_position_embeddings) == (1e-5, 50_000.0, 128)
+    assert (config.rms_norm_eps, config.max_position_embeddings) == (1e-5, 128)
+    assert {layer.rope.theta for layer in config.layers if layer.rope} == {50_000.0}
     assert (config.vocabulary_size, config.bos_token_id, config.eos_token_ids) == (len(tokens()), 1, (2,))
     assert config.tie_word_embeddings
     assert config.torch_dtype == "float32"
@@ -136,7 +137,9 @@ def test_the_type_of_the_first_query_weight_is_the_checkpoints(
 
 def test_a_linear_rope_scaling_is_carried_over(tmp_path: Path) -> None:
     values = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
-    scaling = opened(tmp_path, values=values).config.rope_scaling
+    rope = opened(tmp_path, values=values).config.layers[0].rope
+    assert rope is not None
+    scaling = rope.scaling
     assert scaling is not None
     assert (scaling.kind, scaling.factor) == (RopeKind.LINEAR, 4.0)
 

@@ -5,8 +5,14 @@ from typing import Any
 import pytest
 
 from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
-from services.worker.engine.checkpoints.model_config import DecoderConfig, parse_model_config, read_model_config
-from services.worker.engine.checkpoints.rope_scaling import RopeKind
+from services.worker.engine.checkpoints.layer_config import LayerConfig
+from services.worker.engine.checkpoints.model_config import (
+    Activation,
+    DecoderConfig,
+    parse_model_config,
+    read_model_config,
+)
+from services.worker.engine.checkpoints.rope_scaling import Rope, RopeKind
 from tests.fixtures.tiny_checkpoint import TINY_CONFIG
 
 SOURCE = Path("model/config.json")
@@ -15,6 +21,10 @@ SOURCE = Path("model/config.json")
 def parse(**changes: Any) -> DecoderConfig:
     merged = {**TINY_CONFIG, **changes}
     return parse_model_config({name: value for name, value in merged.items() if value is not ...}, source=SOURCE)
+
+
+def windows(**changes: Any) -> list[int | None]:
+    return [layer.sliding_window for layer in parse(**changes).layers]
 
 
 def refusal(**changes: Any) -> CheckpointError:
@@ -28,7 +38,10 @@ def test_a_llama_config_is_read_field_by_field() -> None:
     assert (config.architecture, config.hidden_size, config.num_layers) == ("LlamaForCausalLM", 32, 2)
     assert (config.num_query_heads, config.num_kv_heads, config.head_size) == (4, 2, 8)
     assert (config.intermediate_size, config.vocabulary_size, config.rms_norm_eps) == (48, 64, 1e-5)
-    assert (config.rope_theta, config.rope_scaling) == (10_000.0, None)
+    rope = Rope(theta=10_000.0, rotary_size=8)
+    assert config.layers == (LayerConfig(sliding_window=None, rope=rope, has_experts=False),) * 2
+    assert (config.activation, config.embedding_scale, config.attention_scale) == (Activation.SILU, 1.0, 8**-0.5)
+    assert (config.attention_cap, config.final_cap, config.post_norms, config.experts) == (None, None, False, None)
     assert (config.tie_word_embeddings, config.attention_bias, config.mlp_bias) == (False, False, False)
     assert (config.torch_dtype, config.bos_token_id, config.eos_token_ids) == ("float32", 1, (2,))
 
@@ -44,9 +57,13 @@ def test_both_spellings_of_a_config_mean_the_same() -> None:
 
 
 def test_rope_parameters_win_over_the_older_spelling() -> None:
-    config = parse(rope_theta=500.0, rope_parameters={"rope_theta": 9_000.0})
-    assert config.rope_theta == 9_000.0
-    assert parse(rope_theta=500.0, rope_parameters={"rope_type": "default"}).rope_theta == 500.0
+    def theta(**changes: Any) -> float:
+        rope = parse(rope_theta=500.0, **changes).layers[0].rope
+        assert rope is not None
+        return rope.theta
+
+    assert theta(rope_parameters={"rope_theta": 9_000.0}) == 9_000.0
+    assert theta(rope_parameters={"rope_type": "default"}) == 500.0
 
 
 def test_an_explicit_head_size_need_not_divide_the_hidden_size() -> None:
@@ -111,6 +128,11 @@ def test_what_an_architecture_implies_is_made_explicit(
         ("rope_scaling", "linear"),
         ("final_logit_softcapping", 30.0),
         ("num_local_experts", 8),
+        ("query_pre_attn_scalar", 64),
+        ("use_bidirectional_attention", True),
+        ("no_rope_layers", [1, 0]),
+        ("rope_local_base_freq", 10_000.0),
+        ("num_hidden_layers", 1_000_000),
     ],
 )
 def test_what_cannot_be_served_is_refused_by_the_fields_name(field: str, value: Any) -> None:
@@ -129,8 +151,9 @@ def test_a_window_that_no_position_leaves_is_no_window() -> None:
 
 def test_qwens_window_counts_only_when_switched_on() -> None:
     qwen = {"architectures": ["Qwen2ForCausalLM"], "sliding_window": 64}
-    assert parse(**qwen, use_sliding_window=False).attention_bias
-    assert refusal(**qwen, use_sliding_window=True).subject == "sliding_window"
+    assert windows(**qwen, use_sliding_window=False) == [None, None]
+    assert windows(**qwen, use_sliding_window=True) == [None, None]
+    assert windows(**qwen, use_sliding_window=True, max_window_layers=1) == [None, 64]
 
 
 def test_neutral_values_of_foreign_features_are_accepted() -> None:
@@ -138,9 +161,10 @@ def test_neutral_values_of_foreign_features_are_accepted() -> None:
 
 
 def test_a_rope_scaling_arrives_in_the_config() -> None:
-    config = parse(rope_scaling={"type": "linear", "factor": 4})
-    assert config.rope_scaling is not None
-    assert (config.rope_scaling.kind, config.rope_scaling.factor) == (RopeKind.LINEAR, 4.0)
+    rope = parse(rope_scaling={"type": "linear", "factor": 4}).layers[1].rope
+    assert rope is not None
+    assert rope.scaling is not None
+    assert (rope.scaling.kind, rope.scaling.factor) == (RopeKind.LINEAR, 4.0)
 
 
 def test_a_config_file_is_read(tmp_path: Path) -> None:

@@ -5,11 +5,29 @@ import pytest
 
 from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
 from services.worker.engine.checkpoints.config_fields import ConfigFields
-from services.worker.engine.checkpoints.rope_scaling import RopeKind, RopeScaling, read_rope
+from services.worker.engine.checkpoints.rope_scaling import (
+    Rope,
+    RopeContext,
+    RopeKind,
+    RopeScaling,
+    read_rope,
+    read_two_ropes,
+)
+
+
+def read_whole(raw: dict[str, Any], **context: Any) -> Rope:
+    places = RopeContext(**{"head_size": 64, "max_position_embeddings": 4096, **context})
+    return read_rope(ConfigFields(raw, Path("config.json")), places)
 
 
 def read(raw: dict[str, Any], limit: int = 4096) -> tuple[float, RopeScaling | None]:
-    return read_rope(ConfigFields(raw, Path("config.json")), limit)
+    rope = read_whole(raw, max_position_embeddings=limit)
+    return rope.theta, rope.scaling
+
+
+def read_two(raw: dict[str, Any]) -> tuple[Rope, Rope]:
+    context = RopeContext(head_size=64, max_position_embeddings=4096, default_theta=1e6)
+    return read_two_ropes(ConfigFields(raw, Path("config.json")), context, default_local_theta=1e4)
 
 
 LLAMA3 = {
@@ -78,3 +96,74 @@ def test_what_is_wrong_is_named_with_its_section(section: dict[str, Any], subjec
     with pytest.raises(CheckpointError) as caught:
         read({"rope_scaling": section})
     assert caught.value.subject == f"rope_scaling.{subject}"
+
+
+def test_a_part_of_the_head_may_turn_where_the_architecture_has_that() -> None:
+    for raw in ({"partial_rotary_factor": 0.5}, {"rope_parameters": {"partial_rotary_factor": 0.5}}):
+        assert read_whole(raw, may_be_partial=True).rotary_size == 32
+        with pytest.raises(CheckpointError, match=r"partial_rotary_factor: 0\.5 is not supported"):
+            read_whole(raw)
+    assert read_whole({}, may_be_partial=True).rotary_size == 64
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 1.5])
+def test_a_part_that_is_no_even_number_of_dimensions_is_refused(share: float) -> None:
+    with pytest.raises(CheckpointError, match="is not an even part of a head"):
+        read_whole({"partial_rotary_factor": share}, may_be_partial=True)
+
+
+@pytest.mark.parametrize("kind", ["longrope", "yarn", "linear", "su"])
+def test_an_architecture_that_may_not_stretch_refuses_every_scaling(kind: str) -> None:
+    with pytest.raises(CheckpointError, match=f"rope_scaling.type: '{kind}' is not supported; one of default"):
+        read_whole({"rope_scaling": {"type": kind, "factor": 2.0}}, may_stretch=False)
+
+
+def test_two_spellings_in_one_file_must_say_the_same() -> None:
+    both = {"rope_parameters": LLAMA3, "rope_scaling": LLAMA3}
+    assert read(both) == read({"rope_scaling": LLAMA3})
+    with pytest.raises(CheckpointError, match="rope_scaling: contradicts rope_parameters"):
+        read({**both, "rope_scaling": {**LLAMA3, "factor": 2.0}})
+
+
+def test_the_original_length_beside_the_section_must_be_the_one_inside() -> None:
+    assert read({"rope_scaling": LLAMA3, "original_max_position_embeddings": 8192})[1] is not None
+    with pytest.raises(CheckpointError, match="original_max_position_embeddings: 4096 contradicts"):
+        read({"rope_scaling": LLAMA3, "original_max_position_embeddings": 4096})
+    assert read({"original_max_position_embeddings": 4096}) == (10_000.0, None)
+
+
+def test_yarn_needs_a_theta_above_one() -> None:
+    with pytest.raises(CheckpointError, match=r"rope_theta: 1\.0 must be above 1"):
+        read({"rope_theta": 1.0, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}})
+
+
+def test_ropes_by_layer_type_are_refused_where_there_is_one() -> None:
+    with pytest.raises(CheckpointError, match=r"rope_parameters\.sliding_attention: ropes that differ"):
+        read({"rope_parameters": {"sliding_attention": {"rope_theta": 5.0}}})
+
+
+def test_two_ropes_are_read_from_both_spellings() -> None:
+    linear = {"rope_type": "linear", "factor": 8.0}
+    older = read_two({"rope_theta": 5e5, "rope_local_base_freq": 2e4, "rope_scaling": linear})
+    newer = read_two(
+        {
+            "rope_parameters": {
+                "full_attention": {**linear, "rope_theta": 5e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+            }
+        }
+    )
+    assert older == newer
+    whole, local = newer
+    assert (whole.theta, whole.scaling is not None, local.theta, local.scaling) == (5e5, True, 2e4, None)
+
+
+def test_two_ropes_have_defaults_of_their_own() -> None:
+    for raw in ({}, {"rope_parameters": {"full_attention": {"rope_type": "default"}}}):
+        whole, local = read_two(raw)
+        assert (whole.theta, local.theta) == (1e6, 1e4)
+
+
+def test_two_ropes_are_not_read_from_one_section() -> None:
+    with pytest.raises(CheckpointError, match="rope_parameters: must have full_attention and sliding_attention"):
+        read_two({"rope_parameters": {"rope_theta": 5e5}})

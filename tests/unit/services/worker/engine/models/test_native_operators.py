@@ -47,21 +47,35 @@ def test_norms_are_equal(native: NativeOperators, dtype: torch.dtype, shape: tup
 def test_gates_are_equal(native: NativeOperators, dtype: torch.dtype, shape: tuple[int, int]) -> None:
     inputs = (torch.randn(shape) * 20).to(dtype)
     close(native.silu_multiply(inputs), TorchOperators().silu_multiply(inputs))
+    close(native.gelu_multiply(inputs), TorchOperators().gelu_multiply(inputs))
+
+
+def test_a_float32_norm_weight_is_multiplied_before_rounding(native: NativeOperators, dtype: torch.dtype) -> None:
+    hidden, update = torch.randn(5, 64).to(dtype), torch.randn(5, 64).to(dtype)
+    weight = 1 + torch.randn(64) * 0.01
+    exact = torch.nn.functional.rms_norm((hidden + update).float(), (64,), weight, 1e-5).to(dtype)
+    for operators in (native, TorchOperators()):
+        assert torch.equal(operators.rms_norm(hidden + update, weight, 1e-5), exact) or dtype is torch.float32
+        close(operators.add_rms_norm(hidden.clone(), update, weight, 1e-5), exact)
 
 
 def test_what_is_not_a_number_stays_one(native: NativeOperators, dtype: torch.dtype) -> None:
     inputs = torch.full((1, 8), math.nan).to(dtype)
     assert native.silu_multiply(inputs).isnan().all()
+    assert native.gelu_multiply(inputs).isnan().all()
     assert native.rms_norm(inputs, torch.ones(8).to(dtype), 1e-5).isnan().all()
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "head_size"), [(9, 3, 64), (4, 1, 80), (2, 2, 6)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_size", "rotary_size"),
+    [(9, 3, 64, 64), (4, 1, 80, 80), (2, 2, 6, 6), (4, 1, 80, 60), (4, 2, 16, 0)],
+)
 def test_rotation_and_cache_writes_are_equal(
-    native: NativeOperators, dtype: torch.dtype, heads: int, kv_heads: int, head_size: int
+    native: NativeOperators, dtype: torch.dtype, heads: int, kv_heads: int, head_size: int, rotary_size: int
 ) -> None:
     num_tokens, num_blocks = 21, 8
     projected = torch.randn(num_tokens, (heads + 2 * kv_heads) * head_size).to(dtype)
-    angles = torch.randn(100, head_size // 2)
+    angles = torch.randn(100, rotary_size // 2)
     table = torch.cat([angles.cos(), angles.sin()], dim=1)
     slots = torch.randperm(num_blocks * 16)[:num_tokens]
     layout = StepLayout(
@@ -82,3 +96,5 @@ def test_rotation_and_cache_writes_are_equal(
     close(found, expected)
     close(found_cache, expected_cache)
     assert int((found_cache[1].flatten(2).abs().sum(-1) > 0).sum()) == num_tokens
+    passing = projected.view(num_tokens, -1, head_size)[:, :heads, rotary_size:]
+    assert torch.equal(found[:, :, rotary_size:], passing)
