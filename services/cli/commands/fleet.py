@@ -48,8 +48,7 @@ def fleet_table(view: dict[str, Any]) -> Table:
         title=title,
         title_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        collapse_padding=True,
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     for column, width in (("worker", 10), ("state", 8)):
