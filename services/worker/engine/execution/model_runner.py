@@ -3,12 +3,17 @@
 Knows no queue and no messages: what to run was decided before, what it means is decided after.
 """
 
+import math
+
+import numpy as np
 import torch
 
 from services.worker.engine.batch import SampledToken, ScheduledBatch
 from services.worker.engine.execution.step_inputs import prepare_inputs
 from services.worker.engine.models.decoder import Decoder
 from services.worker.engine.sampling.sampler import sample
+
+_CACHE_LINE_BYTES = 64
 
 
 class ModelRunner:
@@ -25,12 +30,8 @@ class ModelRunner:
         self._decoder = decoder
         self._block_size_tokens = block_size_tokens
         self._device = device
-        # Zeros, not empty: attention may read a padded cell before anybody wrote it, and 0 * NaN is NaN.
-        self._cache = torch.zeros(
-            (config.num_layers, 2, num_blocks, block_size_tokens, config.num_kv_heads, config.head_size),
-            dtype=dtype,
-            device=device,
-        )
+        shape = (config.num_layers, 2, num_blocks, block_size_tokens, config.num_kv_heads, config.head_size)
+        self._cache = zeros(shape, dtype=dtype, device=device)
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> list[SampledToken]:
@@ -47,3 +48,17 @@ class ModelRunner:
     def _copy_blocks(self, copies: dict[int, int]) -> None:
         if copies:
             self._cache[:, :, list(copies)] = self._cache[:, :, list(copies.values())]
+
+
+def zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros, not empty: attention may read a padded cell before anybody wrote it, and 0 * NaN is NaN.
+
+    On a CPU by way of numpy, which takes zero pages from the kernel: memory is used when a block is, and a cache of
+    gigabytes costs no time at the start (torch.zeros writes every page). Aligned to a cache line, as torch's own are.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(num_bytes + _CACHE_LINE_BYTES, dtype=np.uint8)
+    start = -memory.ctypes.data % _CACHE_LINE_BYTES
+    return torch.from_numpy(memory[start : start + num_bytes]).view(dtype).view(shape)
