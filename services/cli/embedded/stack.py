@@ -123,7 +123,11 @@ class EmbeddedStack:
         kafka, redis = plan.kafka, plan.redis
         if redis is None:
             self.redis_server = await self._exit.enter_async_context(
-                EmbeddedRedis(data_directory=plan.data_dir / "redis", port=choose_port(plan.redis_port))
+                EmbeddedRedis(
+                    data_directory=plan.data_dir / "redis",
+                    port=choose_port(plan.redis_port),
+                    appendonly=True,  # Kafka remembers across a restart, so the ledger does too
+                )
             )
             redis = self.redis_server.url
             self._report(f"Redis listens on {redis}")
