@@ -42,19 +42,34 @@ def build_tokenizer(metadata: GgufMetadata) -> Tokenizer:
     if metadata.require("tokenizer.ggml.model") != "gpt2":
         raise metadata.error("tokenizer.ggml.model", "only byte-level BPE (gpt2) is supported")
     name = metadata.require("tokenizer.ggml.pre")
-    if name not in _PRE_TOKENIZERS:
+    if not isinstance(name, str) or name not in _PRE_TOKENIZERS:
         raise metadata.error("tokenizer.ggml.pre", f"{name!r} is not one of {', '.join(_PRE_TOKENIZERS)}")
     rule = _PRE_TOKENIZERS[name]
-    tokens = metadata.require("tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ")) for merge in metadata.require("tokenizer.ggml.merges")]
+    tokens = metadata.strings("tokenizer.ggml.tokens")
     vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
+    merges = _merges(metadata, vocabulary)
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=rule.ignore_merges))
     tokenizer.pre_tokenizer = _pre_tokenizer(rule)
     tokenizer.decoder = decoders.ByteLevel()
     if metadata.get("tokenizer.ggml.add_bos_token", False):
-        tokenizer.post_processor = _begin_with(tokens, metadata.require("tokenizer.ggml.bos_token_id"))
+        bos_token_id = metadata.token_id("bos", len(tokens))
+        if bos_token_id is None:
+            raise metadata.error("tokenizer.ggml.bos_token_id", "is missing")
+        tokenizer.post_processor = _begin_with(tokens, bos_token_id)
     tokenizer.add_tokens(_added_tokens(metadata, tokens))
     return tokenizer
+
+
+def _merges(metadata: GgufMetadata, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    """Pairs of tokens whose union is a token: anything else the library would only call an exception."""
+    key = "tokenizer.ggml.merges"
+    merges = []
+    for merge in metadata.strings(key):
+        left, _, right = merge.partition(" ")
+        if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
+            raise metadata.error(key, f"{merge!r} does not make a token of two tokens")
+        merges.append((left, right))
+    return merges
 
 
 def _pre_tokenizer(rule: _PreTokenizer) -> pre_tokenizers.PreTokenizer:
@@ -76,7 +91,10 @@ def _begin_with(tokens: list[str], bos_token_id: int) -> processors.TemplateProc
 
 def _added_tokens(metadata: GgufMetadata, tokens: list[str]) -> list[AddedToken]:
     """Tokens that are matched in text as they stand, before merging; control tokens are special as well."""
-    kinds = metadata.require("tokenizer.ggml.token_type")
+    key = "tokenizer.ggml.token_type"
+    kinds = metadata.require(key)
+    if not isinstance(kinds, list) or len(kinds) != len(tokens):
+        raise metadata.error(key, f"must be a list of {len(tokens)} kinds")
     return [
         AddedToken(token, special=kind == _CONTROL, normalized=False)
         for token, kind in zip(tokens, kinds, strict=True)
@@ -86,15 +104,15 @@ def _added_tokens(metadata: GgufMetadata, tokens: list[str]) -> list[AddedToken]
 
 def tokenizer_config(metadata: GgufMetadata) -> dict[str, Any]:
     """The content of tokenizer_config.json, chat template included."""
-    tokens = metadata.require("tokenizer.ggml.tokens")
+    tokens = metadata.strings("tokenizer.ggml.tokens")
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": metadata.of_model("context_length"),
+        "model_max_length": metadata.positive_integer(metadata.of_model("context_length")),
         "clean_up_tokenization_spaces": False,
         "add_bos_token": bool(metadata.get("tokenizer.ggml.add_bos_token", False)),
     }
     for field, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
-        token_id = metadata.get(f"tokenizer.ggml.{key}_token_id")
+        token_id = metadata.token_id(key, len(tokens))
         if token_id is not None:
             config[f"{field}_token"] = tokens[token_id]
     template = metadata.get("tokenizer.chat_template")

@@ -12,8 +12,10 @@ from safetensors.torch import save
 
 from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
 from services.worker.engine.checkpoints.model_config import DecoderConfig, parse_model_config
+from services.worker.engine.checkpoints.model_families import FAMILIES
 from services.worker.engine.checkpoints.safetensors_files import read_headers
 from services.worker.engine.checkpoints.weights import open_checkpoint
+from services.worker.engine.models.rope import rope_table
 from tests.fixtures.tiny_checkpoint import TINY_CONFIG, tiny_tensors
 
 FIELDS = [
@@ -28,6 +30,22 @@ FIELDS = [
     "attention_bias",
     "quantization_config",
     "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "mlp_only_layers",
+    "decoder_sparse_step",
+    "norm_topk_prob",
+    "no_rope_layers",
+    "no_rope_layer_interval",
+    "max_window_layers",
+    "sliding_window_pattern",
+    "rope_local_base_freq",
+    "partial_rotary_factor",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "original_max_position_embeddings",
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 200) | st.floats() | st.text(max_size=5),
@@ -40,11 +58,19 @@ ROPE = st.dictionaries(
 )
 
 
-@given(changes=st.dictionaries(st.sampled_from(FIELDS), JSON | ROPE, max_size=4))
-@settings(max_examples=200, deadline=None)
-def test_any_config_is_read_or_refused(changes: dict[str, Any]) -> None:
+TWO_ROPES = st.dictionaries(st.sampled_from(["full_attention", "sliding_attention"]), ROPE | JSON)
+
+
+@given(
+    changes=st.dictionaries(st.sampled_from(FIELDS), JSON | ROPE | TWO_ROPES, max_size=4),
+    architecture=st.sampled_from(list(FAMILIES)),
+)
+@settings(max_examples=250, deadline=None)
+def test_any_config_is_read_or_refused(changes: dict[str, Any], architecture: str) -> None:
     try:
-        config = parse_model_config({**TINY_CONFIG, **changes}, source=Path("config.json"))
+        config = parse_model_config(
+            {**TINY_CONFIG, "architectures": [architecture], **changes}, source=Path("config.json")
+        )
     except CheckpointError as error:
         refused = error.file, error.subject is not None
         assert refused == (Path("config.json"), True)
@@ -52,6 +78,8 @@ def test_any_config_is_read_or_refused(changes: dict[str, Any]) -> None:
         assert isinstance(config, DecoderConfig)
         assert config.num_query_heads % config.num_kv_heads == 0
         assert config.head_size % 2 == 0
+        for layer in config.layers:
+            assert rope_table(layer.rope, 9).isfinite().all()
 
 
 ENTRY = st.fixed_dictionaries(
