@@ -41,7 +41,7 @@ class Decoder:
         self._layers = [reader.read(index) for index in range(config.num_layers)]
         self._final_norm = reader.norm("model.norm")
         head = self._embedding if config.tie_word_embeddings else read("lm_head.weight")
-        self._head = make_linear(head, None)
+        self._head = make_linear(head, None, wide_output=True)
         # Layers with the same rope share one table.
         self._rope_tables = {
             rope: rope_table(rope, max_positions).to(self._embedding.device)
@@ -73,7 +73,7 @@ class Decoder:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, hidden] from `forward` -> [rows, V] float32."""
         normed = self._operators.rms_norm(hidden, self._final_norm, self.config.rms_norm_eps)
-        logits = self._head(normed).float()
+        logits = self._head(normed)
         cap = self.config.final_cap
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 

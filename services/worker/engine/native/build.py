@@ -1,4 +1,4 @@
-"""Compiles kernels.c on first use and keeps the result, named by source, compiler flags and processor.
+"""Compiles the C files beside it on first use and keeps the result, named by source, compiler flags and processor.
 
 Knows compilers and files, no tensors. Where there is no compiler there are no native kernels: `build` says why, and
 torch does the work.
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "matmul.c"))
 CACHE_VARIABLE = "PENSTOCK_CACHE"
 
 _FLAGS = (
@@ -45,11 +45,13 @@ def build(*, with_openmp: bool) -> Path:
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-            compiled, linked = Path(scratch, "kernels.o"), Path(scratch, "kernels.so")
-            _run([*compiler, *flags, "-c", str(SOURCE), "-o", str(compiled)])
+            linked = Path(scratch, "kernels.so")
+            compiled = [str(Path(scratch, source.stem + ".o")) for source in SOURCES]
+            for source, target in zip(SOURCES, compiled, strict=True):
+                _run([*compiler, *flags, "-c", str(source), "-o", target])
             # Linked without -fopenmp: the symbols come from the OpenMP that torch has loaded. A second one in the
             # process would have threads of its own that fight torch's for the cores.
-            _run([*compiler, "-shared", str(compiled), "-lm", "-o", str(linked)])
+            _run([*compiler, "-shared", *compiled, "-lm", "-o", str(linked)])
             linked.replace(library)  # at once: another process may build the same
     except OSError as error:
         raise NoNativeKernels(f"cannot write to {library.parent}: {error}") from error
@@ -72,7 +74,7 @@ def _cache_directory() -> Path:
 
 def _name(compiler: list[str], flags: list[str]) -> str:
     """-march=native makes a library that another processor may not run: its features are part of the name."""
-    digest = hashlib.sha256(SOURCE.read_bytes())
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES))
     digest.update("\0".join([*compiler, *flags, platform.machine(), _processor_features()]).encode())
     return digest.hexdigest()[:24]
 

@@ -49,7 +49,7 @@ static inline uint16_t to_bf16(float x) {
     return (uint16_t)(x != x ? 0x7FC0u : rounded);
 }
 
-int64_t penstock_interface_version(void) { return 2; }
+int64_t penstock_interface_version(void) { return 3; }
 
 #define ELEMENT float
 #define NAME(name) name##_f32

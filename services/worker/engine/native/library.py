@@ -16,7 +16,7 @@ from services.worker.engine.native.build import NoNativeKernels, build
 
 MAX_GROUP = 64
 MAX_HEAD_SIZE = 256
-_INTERFACE_VERSION = 2
+_INTERFACE_VERSION = 3
 
 _POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, list[Any]] = {
@@ -47,6 +47,17 @@ def _function(library: ctypes.CDLL, name: str, suffix: str) -> Any:
     return function
 
 
+def load_matmul() -> Any | None:
+    """`penstock_matmul` of matmul.c for bfloat16 weights; None where the processor or the compiler cannot."""
+    library = _open_library()
+    if library is None or not library.penstock_has_matmul():
+        return None
+    function = library.penstock_matmul
+    function.argtypes = [_POINTER] * 4 + [_INTEGER] * 4
+    function.restype = None
+    return function
+
+
 def load_kernels(dtype: torch.dtype) -> Kernels | None:
     suffix = _SUFFIXES.get(dtype)
     library = _open_library() if suffix is not None else None
@@ -64,6 +75,7 @@ def _open_library() -> ctypes.CDLL | None:
         except (NoNativeKernels, OSError):
             continue
         library.penstock_interface_version.restype = ctypes.c_int64
+        library.penstock_has_matmul.restype = ctypes.c_int64
         if library.penstock_interface_version() == _INTERFACE_VERSION:
             return library
     return None

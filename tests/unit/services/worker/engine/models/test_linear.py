@@ -1,0 +1,101 @@
+"""Every kind of linear layer against the definition, and what the native one promises about batches."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from services.worker.engine.models.linear import Linear, NativeLinear, PackedLinear, PlainLinear, make_linear
+from services.worker.engine.native.library import load_matmul
+
+SHAPES = [(96, 64), (64, 2), (1, 8), (15, 32), (17, 576), (50, 96), (130, 80), (960, 576)]
+"""(columns, inner); full strips of 64, groups of 16, and what is left over."""
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(4)
+
+
+def native(weight: torch.Tensor, bias: torch.Tensor | None = None, *, wide: bool = False) -> Linear:
+    matmul = load_matmul()
+    if matmul is None:
+        pytest.skip("no bfloat16 pairs on this processor")
+    return NativeLinear(matmul, weight, bias, torch.float32 if wide else torch.bfloat16)
+
+
+def exact(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return functional.linear(inputs.double(), weight.double(), None if bias is None else bias.double())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 11, 64])
+@pytest.mark.parametrize(("columns", "inner"), SHAPES)
+def test_the_native_product_is_the_product(rows: int, columns: int, inner: int) -> None:
+    inputs, weight = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()
+    bias = torch.randn(columns).bfloat16()
+    found = native(weight, bias)(inputs)
+    assert found.dtype is torch.bfloat16
+    torch.testing.assert_close(found.double(), exact(inputs, weight, bias), rtol=8e-3, atol=1e-2)
+    wide = native(weight, wide=True)(inputs)
+    assert wide.dtype is torch.float32
+    torch.testing.assert_close(wide.double(), exact(inputs, weight), rtol=1e-5, atol=1e-4)
+
+
+def test_a_row_is_the_same_bit_by_bit_in_every_batch_and_on_every_number_of_threads() -> None:
+    inputs, weight = torch.randn(70, 576).bfloat16(), torch.randn(960, 576).bfloat16()
+    linear = native(weight, wide=True)
+    alone = torch.cat([linear(inputs[row : row + 1]) for row in range(70)])
+    num_threads = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for size in (2, 7, 32, 70):
+                assert torch.equal(linear(inputs[:size]), alone[:size])
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def test_nothing_is_written_behind_the_last_column() -> None:
+    weight = torch.randn(17, 8).bfloat16()
+    found = native(weight)(torch.randn(3, 8).bfloat16())
+    assert found.shape == (3, 17)
+    whole = native(torch.cat([weight, torch.full((15, 8), 7.0).bfloat16()]))(torch.randn(3, 8).bfloat16())
+    assert whole.shape == (3, 32)
+
+
+def test_what_is_not_a_number_stays_in_its_row() -> None:
+    inputs = torch.ones(4, 16).bfloat16()
+    inputs[2, 3] = float("nan")
+    found = native(torch.ones(20, 16).bfloat16())(inputs)
+    assert found.isnan().any(dim=1).tolist() == [False, False, True, False]
+    assert found[2].isnan().all()
+
+
+def test_inputs_that_do_not_lie_in_one_piece_are_read_right() -> None:
+    inputs, weight = torch.randn(6, 64).bfloat16()[:, ::2], torch.randn(16, 32).bfloat16()
+    torch.testing.assert_close(native(weight)(inputs), native(weight)(inputs.contiguous()), rtol=0, atol=0)
+
+
+def test_the_kind_follows_the_weight() -> None:
+    assert isinstance(make_linear(torch.randn(4, 4), None), PlainLinear)
+    has_matmul = load_matmul() is not None
+    packed = make_linear(torch.randn(4, 4).bfloat16(), None)
+    assert isinstance(packed, NativeLinear if has_matmul else PackedLinear)
+    odd = make_linear(torch.randn(4, 3).bfloat16(), None)
+    assert not isinstance(odd, NativeLinear), "three values are no pairs"
+
+
+@pytest.mark.parametrize("inner", [3, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_wide_product_is_float32_whatever_the_kind(dtype: torch.dtype, inner: int) -> None:
+    inputs, weight = torch.randn(2, inner).to(dtype), torch.randn(5, inner).to(dtype)
+    found = make_linear(weight, None, wide_output=True)(inputs)
+    assert found.dtype is torch.float32
+    torch.testing.assert_close(found.double(), exact(inputs, weight), rtol=2e-2, atol=2e-2)
+
+
+def test_without_the_kernel_weights_are_packed_for_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.worker.engine.models.linear.load_matmul", lambda: None)
+    inputs, weight = torch.randn(3, 32).bfloat16(), torch.randn(48, 32).bfloat16()
+    linear = make_linear(weight, None)
+    assert isinstance(linear, PackedLinear)
+    torch.testing.assert_close(linear(inputs).double(), exact(inputs, weight), rtol=1e-2, atol=2e-2)
