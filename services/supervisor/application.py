@@ -17,6 +17,7 @@ import structlog
 import uvicorn
 
 from services.supervisor.admin_api import Knowledge, build_admin_api
+from services.supervisor.dismissals import Dismissals, Leases
 from services.supervisor.failure_detector import DetectionRules, LeaseGrace
 from services.supervisor.fleet_watch import FleetWatch
 from services.supervisor.kafka_edge import KafkaEdge, OpenEdge, kafka_edge
@@ -37,9 +38,10 @@ logger = structlog.get_logger(__name__)
 
 LEDGER_STALE_SECONDS = 3.0
 _EVENTS_INTERVAL_SECONDS = 0.1
+_DISMISS_INTERVAL_SECONDS = 0.5
 
 
-class SupervisorLedger(Claims, Elections, Protocol):
+class SupervisorLedger(Claims, Elections, Leases, Protocol):
     """The part of the ledger that a supervisor uses. Every method raises LedgerUnavailable."""
 
     async def lost_incarnations(self) -> list[Incarnation]: ...
@@ -83,6 +85,7 @@ class Supervisor:
         self.leadership = Leadership(ledger, ttl_ms=settings.leader_ttl_ms, clock=clock)
         self._grace = grace
         self._looked_at: float | None = None
+        self._are_leases_trusted = False
         self._has_kafka = False
         self._takeover_due = asyncio.Event()
         self.address = ""
@@ -131,9 +134,9 @@ class Supervisor:
             self.watch.judge(())
             raise
         self._looked_at = self._clock.monotonic()
-        is_trusted = self._grace.looked(started_at=started_at, now=self._looked_at)
-        self.watch.judge(lost if is_trusted else ())
-        if lost and is_trusted:
+        self._are_leases_trusted = self._grace.looked(started_at=started_at, now=self._looked_at)
+        self.watch.judge(lost if self._are_leases_trusted else ())
+        if lost and self._are_leases_trusted:
             self._takeover_due.set()
 
     async def _work_with_kafka(self) -> None:
@@ -150,6 +153,12 @@ class Supervisor:
                 )
                 loops.create_task(
                     run_persistently("takeover", lambda: self._take_over(reassignment), clock=self._clock)
+                )
+                dismissals = Dismissals(self._ledger, edge.members, names=edge.names, monotonic=self._clock.monotonic)
+                loops.create_task(
+                    run_periodically(
+                        "dismissals", _DISMISS_INTERVAL_SECONDS, lambda: self._dismiss(dismissals), clock=self._clock
+                    )
                 )
                 loops.create_task(
                     run_periodically("events", _EVENTS_INTERVAL_SECONDS, lambda: self._publish(edge), clock=self._clock)
@@ -173,6 +182,13 @@ class Supervisor:
             if reassignment.num_unsent:
                 self._takeover_due.set()
                 await self._clock.sleep(self._settings.watch_interval_ms / 1_000)
+
+    async def _dismiss(self, dismissals: Dismissals) -> None:
+        """Let go of what dead workers hold in Kafka. Raises LedgerUnavailable and BrokerUnavailable."""
+        looked_at = self._looked_at
+        is_fresh = looked_at is not None and self._clock.monotonic() - looked_at < _DISMISS_INTERVAL_SECONDS
+        if self.leadership.is_leader and self._are_leases_trusted and is_fresh:
+            await dismissals.sweep({member.heartbeat.pool for member in self.watch.view.members.values()})
 
     async def _publish(self, edge: KafkaEdge) -> None:
         """Tell the world, in order. Raises BrokerUnavailable; what was not told is told next time."""

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from services.supervisor.dismissals import Members
 from services.supervisor.reassignment import Copies, FetchRecord
 from shared.contracts.fleet import FleetEvent, Heartbeat
 from shared.contracts.topics import TopicNames
 from shared.messaging.admin import cluster_id
 from shared.messaging.broker import ControlBroker
+from shared.messaging.group_members import GroupMembers
 from shared.messaging.lookup import RecordLookup
 from shared.messaging.producer import RecordProducer
 from shared.settings.kafka import KafkaSettings
@@ -30,6 +32,7 @@ class KafkaEdge:
     cluster: str
     copies: Copies
     fetch_record: FetchRecord
+    members: Members
     publish_event: Callable[[FleetEvent], Awaitable[None]]
 
 
@@ -49,6 +52,7 @@ def kafka_edge(settings: KafkaSettings, *, client_id: str) -> OpenEdge:
         async with (
             control,
             RecordProducer(settings, client_id=f"{client_id}-copies") as copies,
+            GroupMembers(settings) as members,
             AsyncExitStack() as stack,
         ):
             lookups = [
@@ -61,6 +65,7 @@ def kafka_edge(settings: KafkaSettings, *, client_id: str) -> OpenEdge:
                 cluster=await cluster_id(settings),
                 copies=copies,
                 fetch_record=lambda topic, partition, offset: next(turns).fetch(topic, partition, offset),
+                members=members,
                 publish_event=control.publish_event,
             )
 

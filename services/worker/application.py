@@ -68,7 +68,9 @@ class Worker:
         self._stopping = asyncio.Event()
         self._tokenizer = load_tokenizer(settings)
         self._engine = engine_client(settings, self._tokenizer)
-        self._connections = Connections(settings, kafka, redis, name=self.worker_id, clock=clock)
+        self._connections = Connections(
+            settings, kafka, redis, name=self.worker_id, incarnation=self.incarnation, clock=clock
+        )
         self._source = self._connections.source
         self._observations = Observations(
             pool=settings.pool, group=self._connections.group, incarnation=self.incarnation

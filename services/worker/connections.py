@@ -6,6 +6,7 @@ from typing import Self
 
 from services.worker.settings import WorkerSettings
 from shared.contracts.errors import PlatformError
+from shared.contracts.identifiers import Incarnation
 from shared.contracts.requests import Lane
 from shared.ledger.ledger import Ledger
 from shared.messaging.broker import control_broker
@@ -26,7 +27,14 @@ class Connections:
     """
 
     def __init__(
-        self, settings: WorkerSettings, kafka: KafkaSettings, redis: RedisSettings, *, name: str, clock: Clock
+        self,
+        settings: WorkerSettings,
+        kafka: KafkaSettings,
+        redis: RedisSettings,
+        *,
+        name: str,
+        incarnation: Incarnation,
+        clock: Clock,
     ) -> None:
         self._clock = clock
         self.names = kafka.topic_names
@@ -36,10 +44,10 @@ class Connections:
         self.results = RecordProducer(kafka, client_id=f"{name}-results")
         self.replies = ReplyProducer(kafka, client_id=name, timeout_seconds=settings.reply_timeout_seconds)
         self.broker = control_broker(kafka, client_id=name)
-        self.source = self._build_source(settings, kafka, name)
+        self.source = self._build_source(settings, kafka, incarnation)
         self._exit = AsyncExitStack()
 
-    def _build_source(self, settings: WorkerSettings, kafka: KafkaSettings, name: str) -> RequestSource:
+    def _build_source(self, settings: WorkerSettings, kafka: KafkaSettings, incarnation: Incarnation) -> RequestSource:
         pool = settings.pool
         high = settings.intake_high_mark or 2 * settings.max_running_requests
         return RequestSource(
@@ -50,7 +58,7 @@ class Connections:
                 self.names.requests(pool, Lane.INTERACTIVE),
                 self.names.requests(pool, Lane.BULK),
             ),
-            client_id=name,
+            client_id=incarnation,  # so that a supervisor knows which member of the group died
             high_mark=high,
             # Bulk never fills the room that interactive requests need.
             high_marks=(high, high, max(1, high * 3 // 4)),

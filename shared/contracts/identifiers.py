@@ -23,6 +23,7 @@ ClaimToken = NewType("ClaimToken", str)
 
 _ID_BYTES = 16
 _ID_PATTERN = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_INCARNATION_PATTERN = re.compile(r".+\.[0-9a-f]{12}", re.ASCII)
 _SEED_BITS = 63
 
 
@@ -54,6 +55,10 @@ def is_request_id(text: str) -> bool:
 
 def new_incarnation(worker_id: WorkerId) -> Incarnation:
     return Incarnation(f"{worker_id}.{secrets.token_hex(6)}")
+
+
+def is_incarnation(text: str) -> bool:
+    return _INCARNATION_PATTERN.fullmatch(text) is not None
 
 
 def worker_of(incarnation: Incarnation) -> WorkerId:

@@ -170,6 +170,12 @@ class Ledger:
         """Incarnations that own requests and have no lease."""
         return [Incarnation(answers.text(reply)) for reply in await self._run("lost")]
 
+    async def without_lease(self, incarnations: Sequence[Incarnation]) -> list[Incarnation]:
+        """Those of them that have no lease now."""
+        keys = [_bytes(f"{self._prefix}lease:{incarnation}") for incarnation in incarnations]
+        leases = await self._connections.ask("MGET", *keys) if keys else []
+        return [incarnation for incarnation, lease in zip(incarnations, leases, strict=True) if lease is None]
+
     async def owned(self, incarnation: Incarnation) -> list[OwnedRequest]:
         return [answers.owned_request(reply) for reply in await self._run("owned", _bytes(incarnation))]
 

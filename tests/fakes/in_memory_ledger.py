@@ -307,6 +307,10 @@ class InMemoryLedger:
         holders = {entry.holder for entry in self.store.entries.values() if entry.holder}
         return [holder for holder in holders if not self.store.is_alive(holder)]
 
+    async def without_lease(self, incarnations: Sequence[Incarnation]) -> list[Incarnation]:
+        self._check()
+        return [incarnation for incarnation in incarnations if not self.store.is_alive(incarnation)]
+
     async def owned(self, incarnation: Incarnation) -> list[OwnedRequest]:
         self._check()
         return [

@@ -27,6 +27,14 @@ async def test_an_incarnation_without_a_lease_is_lost_only_while_it_owns_somethi
     assert await bench.ledger.lost_incarnations() == [ALICE]
 
 
+async def test_who_has_no_lease_is_told_of_any_incarnation_whether_it_owns_something_or_not(bench: Bench) -> None:
+    await bench.ledger.refresh_lease(ALICE)
+    assert await bench.ledger.without_lease([]) == []
+    assert await bench.ledger.without_lease([BOB, ALICE]) == [BOB]
+    await bench.ledger.drop_lease(ALICE)
+    assert await bench.ledger.without_lease([BOB, ALICE]) == [BOB, ALICE]
+
+
 async def test_owned_names_everything_that_is_needed_to_hand_a_request_on(bench: Bench) -> None:
     assert await bench.ledger.owned(ALICE) == []
     run = await bench.run(ALICE, deadline_ms=2**42)

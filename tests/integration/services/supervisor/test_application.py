@@ -7,6 +7,9 @@ import pytest
 
 from shared.contracts import headers
 from shared.contracts.fleet import FleetEventKind, WorkerState
+from shared.contracts.requests import Lane
+from shared.messaging.group_members import GroupMembers
+from shared.messaging.source import RequestSource
 from shared.openai.envelope import read_envelope
 from tests.integration.services.supervisor.conftest import POOL, Installation, until
 
@@ -146,3 +149,28 @@ async def test_the_fleet_page_shows_a_workers_whole_life(installation: Installat
     await until(counted, "the stopped worker is counted")
     assert (await http.get(f"{supervisor.address}/livez")).status_code == 200
     assert (await http.get(f"{supervisor.address}/readyz")).json() == {"ready": True, "problems": []}
+
+
+async def test_a_dead_worker_s_partitions_move_long_before_kafka_s_session_ends(installation: Installation) -> None:
+    supervisor = await installation.supervise()
+    worker = installation.worker()
+    await installation.ledger.refresh_lease(worker.incarnation)
+    await worker.beat()
+    await until(lambda: supervisor.watch.view.members, "the heartbeat is heard")
+    group = installation.kafka.topic_names.worker_group(POOL)
+    topic = installation.kafka.topic_names.requests(POOL, Lane.INTERACTIVE)
+    source = RequestSource(installation.kafka, group=group, topics=[topic], client_id=worker.incarnation, high_mark=10)
+    async with GroupMembers(installation.kafka) as members, source, asyncio.TaskGroup() as tasks:
+        polling = tasks.create_task(source.run(lambda delivery: None))
+        await until(lambda: source.assignment, "assigned")
+        (member,) = await members.of(group)
+        assert member.client_id == worker.incarnation
+        await worker.die()
+        died_at = asyncio.get_running_loop().time()
+
+        async def is_out() -> bool:
+            return member not in await members.of(group)
+
+        await until(is_out, "it was dismissed")
+        assert asyncio.get_running_loop().time() - died_at < installation.kafka.session_timeout_ms / 2_000
+        polling.cancel()

@@ -1,5 +1,6 @@
 """The supervisor's own judgement with a scripted ledger and no Kafka; real servers are in the integration tests."""
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -34,6 +35,9 @@ class ScriptedLedger:
 
     async def orphan(self, request_id: RequestId, token: ClaimToken) -> bool:
         return False
+
+    async def without_lease(self, incarnations: Sequence[Incarnation]) -> list[Incarnation]:
+        return list(incarnations)
 
     async def elect(self, name: str, *, ttl_ms: int) -> int | None:
         return 1
