@@ -9,7 +9,9 @@ import typer
 from services.cli.commands.ask import generate
 from services.cli.commands.bench import bench_app
 from services.cli.commands.demo import demo
+from services.cli.commands.dlq import dlq_app
 from services.cli.commands.doctor import doctor
+from services.cli.commands.drain import drain
 from services.cli.commands.fleet import fleet
 from services.cli.commands.model import model_app
 from services.cli.commands.offline import PASS_THROUGH, run_batch
@@ -33,10 +35,12 @@ app.command()(up)
 app.command()(demo)
 app.command()(generate)
 app.command()(fleet)
+app.command()(drain)
 app.command()(trace)
 app.command()(doctor)
 app.command(name="run-batch", context_settings=PASS_THROUGH)(run_batch)
 app.add_typer(bench_app, name="bench")
+app.add_typer(dlq_app, name="dlq")
 app.add_typer(model_app, name="model")
 app.add_typer(topics_app, name="topics")
 

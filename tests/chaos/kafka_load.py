@@ -3,11 +3,14 @@
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from functools import partial
 
-from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, Producer, TopicPartition
 
 from tests.chaos.asks import Ask, Way
+
+_SOURCE = ("penstock-source-topic", "penstock-source-partition", "penstock-source-offset")
 
 
 class KafkaLoad:
@@ -23,6 +26,10 @@ class KafkaLoad:
                 "reconnect.backoff.max.ms": 500,
             }
         )
+        self._listener = Consumer(
+            {"bootstrap.servers": bootstrap_servers, "group.id": "chaos-listener", "enable.auto.commit": False}
+        )
+        self._answered: set[str | tuple[str, ...]] = set()
 
     def post(self, ask: Ask) -> None:
         headers = [] if ask.way is Way.KAFKA_NAMELESS else [("ce_id", ask.name.encode())]
@@ -39,6 +46,27 @@ class KafkaLoad:
         while True:
             self._producer.poll(0)
             await asyncio.sleep(0.05)
+
+    async def hear_results(self, asks: Sequence[Ask]) -> None:
+        """Until cancelled: note when the records' results came, for the count of what is in flight. No judgement."""
+        topic = "inference.results"
+        numbers = self._listener.list_topics(topic, timeout=20).topics[topic].partitions
+        self._listener.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in numbers])
+        while True:
+            for message in self._listener.consume(500, timeout=0.0):
+                if message.error() is None:
+                    headers = dict(message.headers() or ())
+                    subject = (headers.get("ce_subject") or b"").decode()
+                    source = tuple((headers.get(name) or b"").decode() for name in _SOURCE)
+                    self._answered |= {subject, source}
+            for ask in asks:
+                if ask.is_open and ask.way not in (Way.STREAM, Way.AWAIT) and self._is_answered(ask):
+                    ask.ended_at = time.monotonic()
+            await asyncio.sleep(0.2)
+
+    def _is_answered(self, ask: Ask) -> bool:
+        sources = [(topic, str(partition), str(offset)) for topic, partition, offset in ask.receipts]
+        return ask.name in self._answered or any(source in self._answered for source in sources)
 
     async def flush(self) -> None:
         await asyncio.to_thread(self._producer.flush, 30)

@@ -40,8 +40,8 @@ class Plan:
     seed: int
     directory: Path
     faults: tuple[Fault, ...] = EVERY_FAULT
-    pause_seconds: tuple[float, float] = (3.0, 7.0)
-    asks_per_second: float = 4.0
+    pause_seconds: tuple[float, float] = (5.0, 9.0)
+    asks_per_second: float = 2.5
     settle_seconds: float = 60.0
     worker_module: str = "services.worker"
     environment: dict[str, str] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class ChaosRun:
             request_partitions=6,
             worker_module=self.plan.worker_module,
             environment={
-                "PENSTOCK_WORKER_NULL_STEP_MS": "25",
+                "PENSTOCK_WORKER_NULL_STEP_MS": "40",
                 "PENSTOCK_WORKER_DRAIN_SECONDS": "1",
                 # Here the world is bad, not the requests: nothing is poison that a killed worker held.
                 "PENSTOCK_WORKER_MAX_ATTEMPTS": "1000",
@@ -134,7 +134,8 @@ class ChaosRun:
         self, stack: EmbeddedStack, http: HttpLoad, saboteur: Saboteur, bootstrap: str
     ) -> Outcome:
         posts, offsets = KafkaLoad(bootstrap), OffsetWatch(bootstrap)
-        background = [asyncio.create_task(posts.poll()), asyncio.create_task(offsets.watch())]
+        loops = (posts.poll(), posts.hear_results(self.asks), offsets.watch())
+        background = [asyncio.create_task(loop) for loop in loops]
         strikes = schedule(
             self.plan.seed, seconds=self.plan.seconds, faults=self.plan.faults, pause_seconds=self.plan.pause_seconds
         )

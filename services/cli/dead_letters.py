@@ -1,0 +1,104 @@
+"""A dead letter as an operator handles it: what it says, whether it is meant, and how it is asked again. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from shared.contracts import headers as names_of
+from shared.messaging.records import Headers, SourceRecord
+
+REPLAY_OF = "penstock-replay-of"
+"""On a replayed request and its result: the dead letter it was, as `partition@offset`."""
+
+_NOT_REPLAYED = {
+    names_of.DEAD_LETTER_REASON,
+    names_of.DEAD_LETTER_CODE,
+    names_of.DEAD_LETTER_TIME,
+    names_of.REQUEST_ID,
+    names_of.LANE,
+    names_of.ATTEMPT,
+    names_of.SOURCE_TOPIC,
+    names_of.SOURCE_PARTITION,
+    names_of.SOURCE_OFFSET,
+    names_of.SOURCE_TIMESTAMP_MS,
+    names_of.SOURCE_KEY,
+    names_of.DEADLINE_MS,
+    REPLAY_OF,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    record: SourceRecord
+
+    @property
+    def where(self) -> str:
+        return f"{self.record.partition}@{self.record.offset}"
+
+    @property
+    def reason(self) -> str:
+        return self._text(names_of.DEAD_LETTER_REASON)
+
+    @property
+    def code(self) -> str:
+        return self._text(names_of.DEAD_LETTER_CODE)
+
+    @property
+    def died_at_ms(self) -> int:
+        text = self._text(names_of.DEAD_LETTER_TIME)
+        return int(text) if text.isdecimal() else self.record.timestamp_ms
+
+    @property
+    def attempt(self) -> str:
+        return self._text(names_of.ATTEMPT) or "1"
+
+    @property
+    def source_topic(self) -> str:
+        return self._text(names_of.SOURCE_TOPIC)
+
+    @property
+    def source(self) -> str:
+        partition, offset = self._text(names_of.SOURCE_PARTITION), self._text(names_of.SOURCE_OFFSET)
+        return f"{self.source_topic}/{partition}@{offset}"
+
+    @property
+    def trace(self) -> str:
+        return self._text(names_of.TRACEPARENT)
+
+    def _text(self, name: str) -> str:
+        return (self.record.header(name) or b"").decode("utf-8", "replace")
+
+    def replayed(self) -> Headers:
+        """The headers under which it is asked again: as its producer wrote them, with an identity of its own.
+
+        The old id is answered (or could not be told), so a `ce_id` gets a suffix that names this dead letter: the
+        same letter replayed twice is one request. Its deadline is over and does not come along.
+        """
+        suffix = f"#replay-{self.where}".encode()
+        kept = [(name, value) for name, value in self.record.headers if name.lower() not in _NOT_REPLAYED]
+        renamed = [
+            (name, value + suffix if name.lower() == names_of.CE_ID and value is not None else value)
+            for name, value in kept
+        ]
+        return (*renamed, (REPLAY_OF, self.where.encode()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which dead letters are meant; everything that is set has to fit."""
+
+    codes: Collection[str] = ()
+    source_topic: str = ""
+    containing: str = ""
+    where: Collection[str] = ()
+    since_ms: int = 0
+
+    def fits(self, letter: DeadLetter) -> bool:
+        return (
+            (not self.codes or letter.code in self.codes)
+            and (not self.source_topic or letter.source_topic == self.source_topic)
+            and (self.containing.lower() in letter.reason.lower())
+            and (not self.where or letter.where in self.where)
+            and letter.died_at_ms >= self.since_ms
+        )
