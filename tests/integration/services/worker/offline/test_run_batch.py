@@ -84,12 +84,12 @@ def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_exit_code_tells_whether_a_line_failed(model: Path, tmp_path: Path) -> None:
+def test_a_run_that_answered_every_line_succeeds_even_where_an_answer_is_an_error(model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     source = write_lines(tmp_path / "in.jsonl", line("a"), "broken")
     files = ["--model", str(model), "--input", str(source), "--output", str(output), "--dtype", "float32"]
     finished = command("run_batch", *files)
-    assert finished.returncode == 1, finished.stderr
+    assert finished.returncode == 0, finished.stderr
     assert "1 answered with an error" in finished.stderr
     assert len(read_answers(output)) == 2
     assert finished.stdout == ""
