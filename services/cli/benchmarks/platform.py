@@ -1,20 +1,24 @@
 """What the platform itself adds: everything real but the model, which is a hash in the engine process's place.
 
 Same socket, same ledger, same topics. First a low fixed rate, where time to first token is all ours; then as much as
-the machine bears, over HTTP, over Kafka, and in streamed tokens.
+the machine bears, over HTTP, over Kafka, and in streamed tokens. Each phase also says what processor time it took,
+by service: the figure to compare by where other work shares the machine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.cli.benchmarks.goals import Figure, percentile
 from services.cli.benchmarks.http_load import Tally, closed_loop, fixed_rate
 from services.cli.benchmarks.kafka_load import burst, round_trips
+from services.cli.benchmarks.processor_time import ProcessorClock, spent
 from services.cli.console import CommandFailed
 from services.cli.embedded.plan import PoolPlan, StackPlan
 from services.cli.embedded.stack import EmbeddedStack
@@ -38,6 +42,7 @@ class PlatformLoad:
     warm_up_seconds: float = 6.0
     low_rate_per_second: float = 20.0
     low_rate_seconds: float = 15.0
+    low_rate_trips: int = 100
     full_seconds: float = 10.0
     concurrency: int = 64
     kafka_records: int = 15_000
@@ -58,69 +63,123 @@ async def measure_platform(load: PlatformLoad, *, report: Callable[[str], None])
         )
         async with EmbeddedStack(plan, report=report) as stack:
             await stack.wait_until_ready()
-            return await _measure(stack, load, report)
+            return await PlatformMeasurement(stack, load, report).run()
 
 
-async def _measure(stack: EmbeddedStack, load: PlatformLoad, report: Callable[[str], None]) -> list[Figure]:
-    report("warming up")
-    await closed_loop(
-        stack.http_url, model=MODEL, seconds=load.warm_up_seconds, max_tokens=16, concurrency=8, stream=True
-    )
-    report(f"{load.low_rate_per_second:.0f} requests/s over HTTP")
-    low = await fixed_rate(
-        stack.http_url,
-        model=MODEL,
-        per_second=load.low_rate_per_second,
-        seconds=load.low_rate_seconds,
-        max_tokens=8,
-    )
-    _require_no_errors(low)
-    names = TopicNames()
-    topics = {"requests_topic": names.requests("default", Lane.INTERACTIVE), "results_topic": names.results}
-    report("single records over Kafka")
-    trips = await asyncio.to_thread(round_trips, stack.addresses.kafka, **topics, count=100, per_second=10.0)
-    report("as many requests over HTTP as it bears")
-    requests, request_seconds = await closed_loop(
-        stack.http_url,
-        model=MODEL,
-        seconds=load.full_seconds,
-        max_tokens=1,
-        concurrency=load.concurrency,
-        stream=False,
-    )
-    _require_no_errors(requests)
-    report("as many tokens over HTTP as it bears")
-    tokens, token_seconds = await closed_loop(
-        stack.http_url,
-        model=MODEL,
-        seconds=load.full_seconds,
-        max_tokens=load.tokens_per_stream,
-        concurrency=load.concurrency,
-        stream=True,
-    )
-    _require_no_errors(tokens)
-    report(f"{load.kafka_records} records over Kafka")
-    records = await asyncio.to_thread(burst, stack.addresses.kafka, **topics, records=load.kafka_records, max_tokens=1)
-    if records.answered < load.kafka_records or records.failed:
-        raise CommandFailed(
-            f"only {records.answered} of {load.kafka_records} records answered, {records.failed} failed"
+@dataclass(slots=True)
+class _Phase:
+    """`count` is what the phase's processor time is divided by; the phase sets it."""
+
+    count: int = 0
+
+
+@dataclass(slots=True)
+class PlatformMeasurement:
+    """The phases, one after the other, on a stack that is ready."""
+
+    stack: EmbeddedStack
+    load: PlatformLoad
+    report: Callable[[str], None]
+    figures: list[Figure] = field(default_factory=list)
+    _clock: ProcessorClock = field(default_factory=ProcessorClock)
+
+    async def run(self) -> list[Figure]:
+        load = self.load
+        self.report("warming up")
+        await closed_loop(
+            self.stack.http_url, model=MODEL, seconds=load.warm_up_seconds, max_tokens=16, concurrency=8, stream=True
         )
-    streamed_tokens = tokens.requests * load.tokens_per_stream
-    return [
-        _goal("http_first_token_p50_ms", percentile(low.first_token_seconds, 0.5) * 1e3, "ms"),
-        _goal("http_first_token_p99_ms", percentile(low.first_token_seconds, 0.99) * 1e3, "ms"),
-        Figure(name="kafka_round_trip_p50_ms", value=percentile(trips, 0.5) * 1e3, unit="ms"),
-        Figure(name="kafka_round_trip_p99_ms", value=percentile(trips, 0.99) * 1e3, unit="ms"),
-        _goal("http_requests_per_second", requests.requests / request_seconds, "requests/s", at_most=False),
-        _goal("http_tokens_per_second", streamed_tokens / token_seconds, "tokens/s", at_most=False),
-        _goal("kafka_requests_per_second", records.answered / records.seconds, "requests/s", at_most=False),
-    ]
+        await self.low_rate_http()
+        await self.low_rate_kafka()
+        await self.requests_http()
+        await self.tokens_http()
+        await self.requests_kafka()
+        return sorted(self.figures, key=lambda figure: figure.name.startswith("cpu_"))
+
+    async def low_rate_http(self) -> None:
+        load = self.load
+        async with self._phase("low_rate", f"{load.low_rate_per_second:.0f} requests/s over HTTP") as phase:
+            tally = await fixed_rate(
+                self.stack.http_url,
+                model=MODEL,
+                per_second=load.low_rate_per_second,
+                seconds=load.low_rate_seconds,
+                max_tokens=8,
+            )
+            phase.count = _counted(tally)
+        self._add("http_first_token_p50_ms", percentile(tally.first_token_seconds, 0.5) * 1e3, "ms")
+        self._add("http_first_token_p99_ms", percentile(tally.first_token_seconds, 0.99) * 1e3, "ms")
+
+    async def low_rate_kafka(self) -> None:
+        count = self.load.low_rate_trips
+        async with self._phase("kafka_round_trip", "single records over Kafka") as phase:
+            trips = await asyncio.to_thread(
+                round_trips, self.stack.addresses.kafka, **_topics(), count=count, per_second=10.0
+            )
+            phase.count = len(trips)
+        self._add("kafka_round_trip_p50_ms", percentile(trips, 0.5) * 1e3, "ms")
+        self._add("kafka_round_trip_p99_ms", percentile(trips, 0.99) * 1e3, "ms")
+
+    async def requests_http(self) -> None:
+        async with self._phase("http_request", "as many requests over HTTP as it bears") as phase:
+            tally, seconds = await self._closed_loop(max_tokens=1, stream=False)
+            phase.count = _counted(tally)
+        self._add("http_requests_per_second", tally.requests / seconds, "requests/s", at_most=False)
+
+    async def tokens_http(self) -> None:
+        tokens_per_stream = self.load.tokens_per_stream
+        async with self._phase("http_1000_tokens", "as many tokens over HTTP as it bears") as phase:
+            tally, seconds = await self._closed_loop(max_tokens=tokens_per_stream, stream=True)
+            tokens = _counted(tally) * tokens_per_stream
+            phase.count = max(1, tokens // 1_000)
+        self._add("http_tokens_per_second", tokens / seconds, "tokens/s", at_most=False)
+
+    async def requests_kafka(self) -> None:
+        records = self.load.kafka_records
+        async with self._phase("kafka_request", f"{records} records over Kafka") as phase:
+            tally = await asyncio.to_thread(
+                burst, self.stack.addresses.kafka, **_topics(), records=records, max_tokens=1
+            )
+            phase.count = records
+        if tally.answered < records or tally.failed:
+            raise CommandFailed(f"only {tally.answered} of {records} records answered, {tally.failed} failed")
+        self._add("kafka_requests_per_second", records / tally.seconds, "requests/s", at_most=False)
+
+    async def _closed_loop(self, *, max_tokens: int, stream: bool) -> tuple[Tally, float]:
+        load = self.load
+        return await closed_loop(
+            self.stack.http_url,
+            model=MODEL,
+            seconds=load.full_seconds,
+            max_tokens=max_tokens,
+            concurrency=load.concurrency,
+            stream=stream,
+        )
+
+    @asynccontextmanager
+    async def _phase(self, name: str, announcement: str) -> AsyncIterator[_Phase]:
+        """Figures of the processor time that the phase took, by service and in all."""
+        self.report(announcement)
+        phase = _Phase()
+        before, began = self._clock.read(), time.perf_counter()
+        yield phase
+        seconds = time.perf_counter() - began
+        used = spent(before, self._clock.read())
+        for service, busy in {"all": sum(used.values()), **used}.items():
+            value = busy * 1e3 / max(1, phase.count)
+            self.figures.append(Figure(name=f"cpu_ms_per_{name}.{service}", value=value, unit="ms"))
+        self.figures.append(Figure(name=f"cpu_cores.{name}", value=sum(used.values()) / seconds, unit="cores"))
+
+    def _add(self, name: str, value: float, unit: str, *, at_most: bool = True) -> None:
+        self.figures.append(Figure(name=name, value=value, unit=unit, goal=GOALS.get(name), at_most=at_most))
 
 
-def _goal(name: str, value: float, unit: str, *, at_most: bool = True) -> Figure:
-    return Figure(name=name, value=value, unit=unit, goal=GOALS[name], at_most=at_most)
+def _topics() -> dict[str, str]:
+    names = TopicNames()
+    return {"requests_topic": names.requests("default", Lane.INTERACTIVE), "results_topic": names.results}
 
 
-def _require_no_errors(tally: Tally) -> None:
+def _counted(tally: Tally) -> int:
     if tally.errors:
         raise CommandFailed(f"{len(tally.errors)} requests failed, the first with {tally.errors[0]}")
+    return tally.requests

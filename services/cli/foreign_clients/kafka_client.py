@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import stamina
@@ -89,24 +89,43 @@ def _headers(message: Message) -> dict[str, bytes | None]:
     }
 
 
+class Poster:
+    """Posts plain values, no key, no headers. One long-lived producer: connecting anew costs more than a record."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 2, "acks": "all"})
+
+    def post(self, topic: str, values: Sequence[bytes]) -> list[Receipt]:
+        """Returns, when all are acknowledged, where each came to lie. Raises `ConnectionError`."""
+        receipts: dict[int, Receipt] = {}
+        failures: list[str] = []
+
+        def acknowledged(index: int, error: object, message: Message) -> None:
+            if error is not None:
+                failures.append(str(error))
+                return
+            receipts[index] = Receipt(
+                topic=str(message.topic()), partition=int(message.partition() or 0), offset=int(message.offset() or 0)
+            )
+
+        for index, value in enumerate(values):
+            self._produce(topic, value, functools.partial(acknowledged, index))
+            self._producer.poll(0)
+        self._producer.flush(30)
+        if failures or len(receipts) < len(values):
+            raise ConnectionError(failures[0] if failures else "Kafka did not acknowledge every record within 30 s")
+        return [receipts[index] for index in range(len(values))]
+
+    def _produce(self, topic: str, value: bytes, acknowledged: Callable[[object, Message], None]) -> None:
+        while True:
+            try:
+                self._producer.produce(topic, value=value, on_delivery=acknowledged)
+            except BufferError:  # the client's own queue is full: let it send
+                self._producer.poll(0.1)
+            else:
+                return
+
+
 def post(bootstrap_servers: str, topic: str, values: Sequence[bytes]) -> list[Receipt]:
-    """Post plain values, no key, no headers; returns where each came to lie."""
-    receipts: dict[int, Receipt] = {}
-    failures: list[str] = []
-    producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 2, "acks": "all"})
-
-    def acknowledged(index: int, error: object, message: Message) -> None:
-        if error is not None:
-            failures.append(str(error))
-            return
-        receipts[index] = Receipt(
-            topic=str(message.topic()), partition=int(message.partition() or 0), offset=int(message.offset() or 0)
-        )
-
-    for index, value in enumerate(values):
-        producer.produce(topic, value=value, on_delivery=functools.partial(acknowledged, index))
-        producer.poll(0)
-    producer.flush(30)
-    if failures or len(receipts) < len(values):
-        raise ConnectionError(failures[0] if failures else "Kafka did not acknowledge every record within 30 s")
-    return [receipts[index] for index in range(len(values))]
+    """Post once; who posts again and again keeps a `Poster`."""
+    return Poster(bootstrap_servers).post(topic, values)
