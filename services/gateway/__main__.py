@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from services.gateway.application import build_gateway
 from services.gateway.gateway import Gateway
 from services.gateway.settings import GatewaySettings
+from shared.resilience.garbage_collection import calm_garbage_collector
 from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
 from shared.settings.service_settings import UnknownSetting, reject_unknown_variables
@@ -61,6 +62,7 @@ async def run(
                 timeout_graceful_shutdown=round(settings.drain_seconds) + _NOTE_SECONDS,
             )
         )
+        calm_garbage_collector()
         async with asyncio.TaskGroup() as tasks:
             drain = tasks.create_task(_drain(server, application, settings.drain_seconds))
             await server.serve()

@@ -10,6 +10,7 @@ from setproctitle import setproctitle
 from services.worker.application import build_worker
 from services.worker.settings import WorkerSettings
 from shared.contracts.errors import PlatformError
+from shared.resilience.garbage_collection import calm_garbage_collector
 from shared.resilience.lifecycle import stop_signal
 from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
@@ -29,6 +30,7 @@ async def run(
         stop_signal() as stopping,
         build_worker(settings, kafka, redis) as worker,
     ):
+        calm_garbage_collector()
         return await worker.run(stopping)
 
 

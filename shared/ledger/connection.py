@@ -1,20 +1,21 @@
 """Runs the ledger's scripts on Redis and says `LedgerUnavailable` when it cannot. It knows no verb and no key.
 
-It uses redis-py's connections (URL, TLS, login, hiredis) but not its client, whose pool, retries and event hooks
-cost more than the exchange itself. A broken connection is retried once at once: every verb may be repeated.
+It uses redis-py's connections (URL, TLS, login) but not its client, whose pool, retries and event hooks cost more
+than the exchange itself; questions share one connection (`pipeline.py`). A question that a broken connection left
+open is asked once more at once: every verb may be repeated.
 """
 
-import asyncio
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.contracts.errors import InvariantViolated, LedgerUnavailable
+from shared.ledger.pipeline import Pipeline, Word
 from shared.ledger.scripts import load_script
 
 _CONNECT_TIMEOUT_SECONDS = 2.0
@@ -32,9 +33,9 @@ def translate(error: Exception) -> LedgerUnavailable | InvariantViolated:
 
 
 class Connections:
-    """Up to `size` connections, opened when first needed; with `size` 1, exchanges happen in the order asked."""
+    """One pipelined connection for questions, opened when first needed, and others of the callers' own."""
 
-    def __init__(self, url: str, *, size: int) -> None:
+    def __init__(self, url: str) -> None:
         # Only a factory here: it parses the URL and knows which class of connection it means.
         self._factory = ConnectionPool.from_url(
             url,
@@ -44,20 +45,17 @@ class Connections:
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
-        self._free = asyncio.Semaphore(size)
-        self._idle: list[AbstractConnection] = []
+        self._pipeline = Pipeline(self.new, answer_timeout_seconds=_ANSWER_TIMEOUT_SECONDS)
 
     async def close(self) -> None:
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await connection.disconnect(nowait=True)
+        await self._pipeline.close()
 
     def new(self) -> AbstractConnection:
         """A connection of the caller's own, not connected yet."""
         connection: AbstractConnection = self._factory.make_connection()  # type: ignore[no-untyped-call]
         return connection
 
-    async def run(self, name: str, *arguments: bytes | str | int) -> Any:
+    async def run(self, name: str, *arguments: Word) -> Any:
         """Run a script: one round trip, two the first time Redis sees it."""
         script = load_script(name)
         try:
@@ -65,32 +63,14 @@ class Connections:
         except NoScriptError:
             return await self.ask("EVAL", script.source, 0, *arguments)
 
-    async def ask(self, *command: bytes | str | int) -> Any:
+    async def ask(self, *command: Word) -> Any:
         """One command, one answer."""
         try:
-            async with self._free:
-                try:
-                    return await self._exchange(command)
-                except _BROKEN:
-                    await self.close()  # what lies idle is as stale as the one that broke
-                    return await self._exchange(command)
+            try:
+                return await self._pipeline.ask(*command)
+            except _BROKEN:
+                return await self._pipeline.ask(*command)
         except NoScriptError:
             raise
         except (RedisError, OSError) as error:
             raise translate(error) from error
-
-    async def _exchange(self, command: tuple[bytes | str | int, ...]) -> Any:
-        connection = self._idle.pop() if self._idle else self.new()
-        try:
-            if not connection.is_connected:
-                await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_packed_command(connection.pack_command(*command), check_health=False)
-            reply = await connection.read_response()
-        except ResponseError:
-            self._idle.append(connection)
-            raise
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        self._idle.append(connection)
-        return reply

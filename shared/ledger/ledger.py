@@ -34,7 +34,6 @@ from shared.ledger.records import (
 from shared.ledger.subscriptions import Subscription
 from shared.settings.redis import RedisSettings
 
-_CONNECTIONS = 8
 _APPENDS_PER_SCRIPT = 64
 
 
@@ -50,8 +49,7 @@ class Ledger:
         self._prefix = settings.key_prefix
         self._retention_ms = settings.done_retention_seconds * 1000
         self._log_retention_ms = settings.log_retention_seconds * 1000
-        self._connections = Connections(settings.url, size=_CONNECTIONS)
-        self._append_connection = Connections(settings.url, size=1)
+        self._connections = Connections(settings.url)
         self._candidate = secrets.token_hex(8)
         self._unanswered_claims: dict[tuple[RequestId, Incarnation], ClaimToken] = {}
 
@@ -65,7 +63,6 @@ class Ledger:
         traceback: TracebackType | None,
     ) -> None:
         await self._connections.close()
-        await self._append_connection.close()
 
     async def ping(self) -> None:
         await self._connections.ask("PING")
@@ -132,7 +129,7 @@ class Ledger:
         replies: list[AppendAnswer] = []
         for start in range(0, len(batch), _APPENDS_PER_SCRIPT):
             encoded = wire.encode_flush(batch[start : start + _APPENDS_PER_SCRIPT])
-            reply = await self._append_connection.run("append", self._prefix, self._retention_ms, encoded)
+            reply = await self._run("append", self._retention_ms, encoded)
             replies.extend(map(answers.append_answer, reply))
         return replies
 

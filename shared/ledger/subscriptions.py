@@ -6,35 +6,43 @@ this speaks over a bare connection. It does not know what the messages mean.
 """
 
 import asyncio
+from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from shared.ledger.connection import Connections, translate
+from shared.ledger.reply_stream import ReplyStream
 
 _PING_SECONDS = 1.0
+_SILENCE_SECONDS = 3.0
 _RECONNECT_SECONDS = 0.1
+_CONFIRM_SECONDS = 3.0
 
 
 class Subscription:
     """An async context manager, entered once Redis has confirmed it; one task iterates over it.
 
-    It pings every second; a connection that is silent for its socket timeout is lost, whatever the kernel believes.
-    Leaving it ends an iteration that is waiting in another task.
+    It pings every second; a connection that is silent for three is lost, whatever the kernel believes. Leaving it
+    ends an iteration that is waiting in another task.
     """
 
     def __init__(self, connections: Connections, channel: str) -> None:
         self._connections = connections
         self._channel = channel
-        self._connection: AbstractConnection | None = None
+        self._stream: ReplyStream | None = None
+        self._messages: deque[bytes] = deque()
+        self._news = asyncio.Event()
+        self._confirmed: asyncio.Future[None] | None = None
         self._pinging: asyncio.Task[None] | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
         try:
-            self._connection = await self._subscribe()
+            await self._subscribe()
         except (RedisError, OSError) as error:
             raise translate(error) from error
         self._pinging = asyncio.create_task(self._ping())
@@ -50,7 +58,7 @@ class Subscription:
         if self._pinging is not None:
             self._pinging.cancel()
             await asyncio.wait({self._pinging})
-        await self._drop()
+        self._drop()
 
     def __aiter__(self) -> Self:
         return self
@@ -58,55 +66,68 @@ class Subscription:
     async def __anext__(self) -> bytes | None:
         """The next message; None once after each new connection."""
         while not self._closed:
-            if self._connection is None:
+            if self._messages:
+                return self._messages.popleft()
+            if self._stream is None:
                 if await self._reconnect():
                     return None
                 continue
-            try:
-                reply = await self._connection.read_response()
-            except (RedisError, OSError, RuntimeError):
-                # RuntimeError: asyncio's word for a stream that was closed while it was read.
-                await self._drop()
-                continue
-            if reply[0] == b"message":
-                data: bytes = reply[2]
-                return data
+            self._news.clear()
+            await self._news.wait()
         raise StopAsyncIteration
 
-    async def _subscribe(self) -> AbstractConnection:
+    async def _subscribe(self) -> None:
+        self._confirmed = asyncio.get_running_loop().create_future()
         connection = self._connections.new()
+        self._stream = await ReplyStream.open(connection, on_replies=self._heard, on_lost=self._lost)
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_command("SUBSCRIBE", self._channel)
-            await connection.read_response()
+            self._stream.write(b"".join(connection.pack_command("SUBSCRIBE", self._channel)))
+            async with asyncio.timeout(_CONFIRM_SECONDS):
+                await self._confirmed
         except BaseException:
-            await connection.disconnect(nowait=True)
+            self._drop()
             raise
-        return connection
+
+    def _heard(self, replies: Sequence[Any]) -> None:
+        for reply in replies:
+            if isinstance(reply, Exception):
+                self._lost(reply)
+            elif reply[0] == b"message":
+                self._messages.append(reply[2])
+            elif reply[0] == b"subscribe" and self._confirmed is not None and not self._confirmed.done():
+                self._confirmed.set_result(None)
+        self._news.set()
+
+    def _lost(self, error: Exception) -> None:
+        """What came before is still handed out; then the iteration connects again and says so."""
+        if self._confirmed is not None and not self._confirmed.done():
+            self._confirmed.set_exception(error)
+        self._drop()
 
     async def _reconnect(self) -> bool:
         try:
-            connection = await self._subscribe()
+            await self._subscribe()
         except (RedisError, OSError):
             await asyncio.sleep(_RECONNECT_SECONDS)
             return False
-        self._connection = connection
         if self._closed:
-            await self._drop()
+            self._drop()
         return not self._closed
 
     async def _ping(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_PING_SECONDS)
-            connection = self._connection
-            if connection is None:
+            stream = self._stream
+            if stream is None:
                 continue
-            try:
-                await connection.send_command("PING", check_health=False)
-            except (RedisError, OSError):
-                continue  # the reader finds out by itself
+            if loop.time() - stream.last_heard_at > _SILENCE_SECONDS:
+                stream.lose(RedisConnectionError("the channel's connection is silent"))
+            else:
+                stream.write(b"*1\r\n$4\r\nPING\r\n")
 
-    async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+    def _drop(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+        self._news.set()
