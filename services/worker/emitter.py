@@ -1,7 +1,8 @@
 """From engine steps to the ledger's log, and to the end of each running request. Knows tokens, text and positions.
 
 Engine events only fill the running requests and mark them; one loop flushes what is marked: the first token of a
-request and its end at once, the rest at most every flush interval. All requests of a flush share one pipelined
+request and its end at once, the rest at most every flush interval, together: a first token or an end takes no other
+request's tokens along, or a busy worker's streams would be cut into ever smaller chunks. All requests of a flush share one pipelined
 batch of appends, and only one batch is on its way at a time, so that a request's chunks can never overtake each
 other (DELIVERY line 5). Fenced means silence: no terminal, the record is claimed again.
 """
@@ -106,6 +107,7 @@ class Emitter:
         self._weights: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._has_ticked = False
         self._idle = asyncio.Event()
         self._idle.set()
         self.num_open_tokens = 0
@@ -230,6 +232,7 @@ class Emitter:
 
     def _ring(self) -> None:
         self._timer = None
+        self._has_ticked = True
         self._wake.set()
 
     async def run(self) -> None:
@@ -242,16 +245,15 @@ class Emitter:
     async def flush(self) -> None:
         """One batch of everything that is due, its answers included."""
         now = self._clock.monotonic()
-        due = [run for run in self._dirty.values() if self._is_due(run, now)]
+        # At a tick half an interval is enough: requests that started at different times grow together.
+        patience = self._flush_interval_seconds / 2 if self._has_ticked else self._flush_interval_seconds
+        self._has_ticked = False
+        due = [run for run in self._dirty.values() if run.is_over or now - run.last_flush_at >= patience]
         for start in range(0, len(due), _MAX_REQUESTS_PER_BATCH):
             await self._flush_part(due[start : start + _MAX_REQUESTS_PER_BATCH], now)
         if self._dirty and self._timer is None and not self._wake.is_set():
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._flush_interval_seconds, self._ring)
-
-    def _is_due(self, run: RunningRequest, now: float) -> bool:
-        # Half an interval: timers of requests that started at different times grow together.
-        return run.is_over or now - run.last_flush_at >= self._flush_interval_seconds / 2
 
     async def _flush_part(self, runs: list[RunningRequest], now: float) -> None:
         batch: list[Append] = []

@@ -1,10 +1,13 @@
 """What goes into the engine and what comes out of it: the messages on the socket between shell and engine process.
 
-All are plain frozen dataclasses of numbers, strings and lists, so that msgpack carries them unchanged. The engine
-speaks tokens: no text, no topics, no traces (a trace context passes through untouched).
+All are frozen and hold numbers, strings and lists, so that msgpack carries them unchanged; what comes with every
+step is a msgspec struct, made and read several times faster than a dataclass. The engine speaks tokens: no text, no
+topics, no traces (a trace context passes through untouched).
 """
 
 from dataclasses import dataclass, field
+
+import msgspec
 
 from shared.contracts.sampling import SamplingParameters
 
@@ -59,8 +62,7 @@ class LogprobEntry:
     top_logprobs: list[float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokensSampled:
+class TokensSampled(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """New output tokens of one choice; `position` is the output index of the first."""
 
     request_id: str
@@ -95,8 +97,7 @@ class RequestRejected:
     param: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepStatistics:
+class StepStatistics(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One step in numbers; what the shell turns into metrics and heartbeats."""
 
     step: int
@@ -112,8 +113,7 @@ class StepStatistics:
     outstanding_tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepResult:
+class StepResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """Everything one step produced, in one message."""
 
     tokens: list[TokensSampled]
