@@ -2,9 +2,9 @@
 
 Engine events only fill the running requests and mark them; one loop flushes what is marked: the first token of a
 request and its end at once, the rest at most every flush interval, together: a first token or an end takes no other
-request's tokens along, or a busy worker's streams would be cut into ever smaller chunks. All requests of a flush share one pipelined
-batch of appends, and only one batch is on its way at a time, so that a request's chunks can never overtake each
-other (DELIVERY line 5). Fenced means silence: no terminal, the record is claimed again.
+request's tokens along, or a busy worker's streams would be cut into ever smaller chunks. All requests of a flush
+share one pipelined batch of appends, and only one batch is on its way at a time, so that a request's chunks can never
+overtake each other (DELIVERY line 5). Fenced means silence: no terminal, the record is claimed again.
 """
 
 import asyncio

@@ -77,9 +77,7 @@ class Pipeline:
 
     async def _open(self) -> None:
         try:
-            self._stream = await ReplyStream.open(
-                self._new_connection(), on_replies=self._answered, on_lost=self._lost
-            )
+            self._stream = await ReplyStream.open(self._new_connection(), on_replies=self._answered, on_lost=self._lost)
         except (RedisError, OSError) as error:
             self._fail(error, also_queued=True)
         finally:

@@ -53,7 +53,7 @@ class ReplyStream(asyncio.Protocol):
         """No callback comes after this."""
         if not self._is_closed:
             self._is_closed = True
-            self._connection._close()
+            self._connection._close()  # type: ignore[no-untyped-call]
 
     def lose(self, error: Exception) -> None:
         """Close and tell, as if the network had done it."""

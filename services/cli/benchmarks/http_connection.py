@@ -42,6 +42,8 @@ class HttpConnection(asyncio.Protocol):
     @classmethod
     async def open(cls, base_url: str) -> Self:
         parts = urlsplit(base_url)
+        assert parts.hostname is not None
+        assert parts.port is not None
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(lambda: cls(parts.netloc), parts.hostname, parts.port)
         return connection

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from services.cli.foreign_clients.kafka_client import Poster, Receipt, ResultReader
 
-
 _WARM_UP_TRIPS = 5
 
 

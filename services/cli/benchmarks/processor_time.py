@@ -6,7 +6,7 @@ hardly does. That is the figure to compare two commits by.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 
 import psutil
@@ -35,8 +35,8 @@ class ProcessorClock:
     def __init__(self) -> None:
         self._self = psutil.Process()
 
-    def read(self) -> Counter[str]:
-        seconds: Counter[str] = Counter()
+    def read(self) -> dict[str, float]:
+        seconds: defaultdict[str, float] = defaultdict(float)
         own = self._self.cpu_times()
         seconds[LOAD_GENERATOR] = own.user + own.system
         for child in self._self.children(recursive=True):

@@ -255,6 +255,24 @@ async def test_the_first_token_goes_out_at_once_and_the_rest_in_flushes() -> Non
         assert 1 <= num_logged(harness) < 50
 
 
+async def test_a_first_token_takes_no_other_requests_tokens_along() -> None:
+    """Else the streams of a busy worker, where something begins or ends all the time, go out token by token."""
+    async with running_path(flush_interval_seconds=10.0) as harness:
+        harness.ask(max_tokens=1_000, headers=[("ce_id", b"old")])
+        await harness.until(lambda: num_logged(harness) >= 1)
+        (old,) = harness.store.entries.values()
+        await harness.clock.advance(6.0)  # more than half an interval, less than a whole one
+        harness.ask(max_tokens=1_000, headers=[("ce_id", b"new")])
+        await harness.until(lambda: len(harness.store.entries) == 2)
+        new = list(harness.store.entries.values())[1]
+        await harness.until(lambda: bool(new.chunks))
+        assert len(old.chunks) == 1
+        await harness.clock.advance(5.0)
+        harness.ask(max_tokens=1, headers=[("ce_id", b"third")])
+        await harness.until(lambda: len(old.chunks) == 2)
+        assert len(old.chunks[1].token_ids) > 1
+
+
 async def test_many_requests_of_a_step_share_one_append() -> None:
     async with running_path() as harness:
         deliveries = [harness.ask(headers=[("ce_id", b"%d" % number)]) for number in range(40)]

@@ -46,11 +46,25 @@ async def refuse(body: dict[str, object], writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 503 Busy\r\ncontent-length: 2\r\n\r\n{}")
 
 
-async def test_a_stream_counts_its_tokens_but_not_empty_ones() -> None:
+async def fail_in_the_middle(body: dict[str, object], writer: asyncio.StreamWriter) -> None:
+    failure = b'data: {"error":{"message":"lost"}}\n\n'
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk("a"))
+    writer.write(f"{len(failure):x}\r\n".encode() + failure + b"\r\n0\r\n\r\n")
+
+
+async def test_every_stream_is_counted_and_has_the_time_of_its_first_token() -> None:
     async with server(stream_three) as url:
         tally = await fixed_rate(url, model="m", per_second=200, seconds=0.05, max_tokens=3, connections=2)
-    assert (tally.requests, tally.tokens, tally.errors) == (10, 30, [])
+    assert (tally.requests, tally.errors) == (10, [])
     assert len(tally.first_token_seconds) == 10
+
+
+async def test_a_stream_that_ends_in_an_error_is_an_error() -> None:
+    async with server(fail_in_the_middle) as url:
+        tally = await fixed_rate(url, model="m", per_second=100, seconds=0.03, max_tokens=3, connections=2)
+    assert tally.requests == 0
+    assert len(tally.errors) == 3
+    assert "lost" in tally.errors[0]
 
 
 async def test_a_refusal_is_an_error_and_no_request_answered() -> None:
