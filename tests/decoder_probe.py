@@ -33,7 +33,7 @@ def all_logits(
     decoder = Decoder(
         config,
         read,
-        attention=select_attention(backend, config, device=DEVICE, dtype=torch.float32),
+        attention=select_attention(backend, config, device=DEVICE, dtype=torch.float32)[0],
         operators=select_operators(backend, device=DEVICE, dtype=torch.float32),
         max_positions=len(token_ids),
     )

@@ -157,6 +157,8 @@ class RequestPath:
         high = self._settings.max_open_tokens or 2 * ready.num_kv_blocks * ready.block_size_tokens
         self._saturation = Saturation(TokenMarks.below(high))
         self._observations.engine_ready(ready)
+        if ready.attention_note:
+            _log.warning("slower_attention", backend=ready.attention_backend, reason=ready.attention_note)
         self.engine_is_ready.set()
         self.balance()
 

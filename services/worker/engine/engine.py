@@ -58,6 +58,7 @@ class Engine:
             device=model.device,
             dtype=model.dtype,
             attention_backend=model.attention_backend,
+            attention_note=model.attention_note,
             load_seconds=load_seconds,
             process_id=os.getpid(),
         )

@@ -124,7 +124,10 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReady:
-    """The engine's first message: what it loaded. `fingerprint` names weights, quantization and numerics."""
+    """The engine's first message: what it loaded. `fingerprint` names weights, quantization and numerics.
+
+    `attention_note` says why `auto` did not take the fastest attention backend, if it did not.
+    """
 
     model_name: str
     fingerprint: str
@@ -137,6 +140,7 @@ class EngineReady:
     dtype: str
     attention_backend: str
     load_seconds: float
+    attention_note: str = ""
     process_id: int = 0
 
 

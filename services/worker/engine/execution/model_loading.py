@@ -24,6 +24,7 @@ class LoadedModel:
     device: str
     dtype: str
     attention_backend: str
+    attention_note: str
 
 
 def load_model(config: EngineConfig) -> LoadedModel:
@@ -34,7 +35,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     shape = checkpoint.config
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, checkpoint_dtype=shape.torch_dtype, device=device)
-    attention = select_attention(config.attention_backend, shape, device=device, dtype=dtype)
+    attention, attention_note = select_attention(config.attention_backend, shape, device=device, dtype=dtype)
     limit = config.max_model_tokens or shape.max_position_embeddings
     decoder = Decoder(
         shape,
@@ -57,4 +58,5 @@ def load_model(config: EngineConfig) -> LoadedModel:
         device=str(device),
         dtype=name,
         attention_backend=attention.name,
+        attention_note=attention_note,
     )

@@ -27,6 +27,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "paged_attention": [_POINTER] * 6 + [_INTEGER] * 7 + [_FLOAT] * 2,
 }
 _SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+KERNEL_DTYPES = tuple(_SUFFIXES)
 
 
 class Kernels:

@@ -1,10 +1,12 @@
 """What a record's way through the worker must look like, whatever happens to engine, ledger and Kafka on the way."""
 
 import asyncio
+import dataclasses
 import json
 from typing import Any
 
 import pytest
+import structlog.testing
 
 from shared.contracts.errors import BrokerUnavailable, IdempotencyConflict, OutcomeTooLarge, PoisonMessage
 from tests.fakes.ledger_store import Store
@@ -280,3 +282,16 @@ async def test_many_requests_of_a_step_share_one_append() -> None:
         await harness.until(lambda: all(delivery.is_done for delivery in deliveries))
         assert harness.journal.count("append") <= 5
         assert harness.journal.count("seal") == 40
+
+
+async def test_why_the_engine_took_a_slower_attention_is_logged() -> None:
+    async with running_path() as harness:
+        ready = harness.engine.null.ready
+        with structlog.testing.capture_logs() as quiet:
+            harness.path.engine_ready(ready)
+        with structlog.testing.capture_logs() as told:
+            harness.path.engine_ready(dataclasses.replace(ready, attention_note="heads of 512 are larger than 256"))
+    assert quiet == []
+    assert [(entry["event"], entry["reason"]) for entry in told] == [
+        ("slower_attention", "heads of 512 are larger than 256")
+    ]

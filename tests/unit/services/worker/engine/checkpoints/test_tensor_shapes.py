@@ -49,3 +49,46 @@ def test_query_and_key_norms_are_one_head_wide() -> None:
     found = shapes(architectures=["Qwen3ForCausalLM"], head_dim=16)
     assert found["model.layers.0.self_attn.q_norm.weight"] == (16,)
     assert found["model.layers.0.self_attn.k_norm.weight"] == (16,)
+
+
+def names_of_a_layer(layer: int = 0, **changes: Any) -> set[str]:
+    prefix = f"model.layers.{layer}."
+    return {name.removeprefix(prefix) for name in shapes(**changes) if name.startswith(prefix)}
+
+
+def test_gemma_has_four_norms_around_its_blocks() -> None:
+    def norms(family: str) -> set[str]:
+        return {name for name in names_of_a_layer(architectures=[family]) if "layernorm" in name}
+
+    added = {"pre_feedforward_layernorm.weight", "post_feedforward_layernorm.weight"}
+    assert norms("Gemma2ForCausalLM") - norms("LlamaForCausalLM") == added
+
+
+def test_phi3_stores_its_projections_in_one_piece() -> None:
+    found = shapes(architectures=["Phi3ForCausalLM"])
+    assert found["model.layers.0.self_attn.qkv_proj.weight"] == (32 + 16 + 16, 32)
+    assert found["model.layers.0.mlp.gate_up_proj.weight"] == (2 * 48, 32)
+    assert "model.layers.0.self_attn.q_proj.weight" not in found
+
+
+def test_experts_are_tensors_of_their_own() -> None:
+    mixtral = {"architectures": ["MixtralForCausalLM"], "num_local_experts": 3, "num_experts_per_tok": 2}
+    found = shapes(**mixtral)
+    assert found["model.layers.1.block_sparse_moe.gate.weight"] == (3, 32)
+    assert found["model.layers.1.block_sparse_moe.experts.2.w1.weight"] == (48, 32)
+    assert found["model.layers.1.block_sparse_moe.experts.2.w2.weight"] == (32, 48)
+    assert not any("mlp" in name for name in found)
+
+
+def test_a_dense_layer_among_experts_has_the_dense_width() -> None:
+    qwen = {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "num_experts": 2,
+        "num_experts_per_tok": 1,
+        "moe_intermediate_size": 12,
+        "mlp_only_layers": [0],
+    }
+    found = shapes(**qwen)
+    assert found["model.layers.0.mlp.gate_proj.weight"] == (48, 32)
+    assert found["model.layers.1.mlp.experts.1.gate_proj.weight"] == (12, 32)
+    assert "model.layers.1.mlp.gate_proj.weight" not in found
