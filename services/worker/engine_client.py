@@ -30,6 +30,7 @@ from services.worker.engine.events import (
 from services.worker.engine_process import EngineProcessConfig, encode_config
 from services.worker.frames import BrokenFrame, FrameReader, Message, encode_frame
 from shared.contracts.errors import EngineFailed
+from shared.resilience.openmp import with_short_spins
 
 _log = structlog.get_logger(__name__)
 _ROOT = Path(__file__).parents[2]
@@ -234,7 +235,7 @@ class EngineClient:
         return connection
 
     def _child_environment(self) -> dict[str, str]:
-        environment = dict(self._environment)
+        environment = with_short_spins(self._environment)
         real = self._config.real
         if real is not None and real.num_threads is not None:
             # Before torch loads: OpenMP reads them once. Two engines that both take all cores collapse.

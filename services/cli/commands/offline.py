@@ -6,10 +6,13 @@ these commands pass theirs through.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import typer
+
+from shared.resilience.openmp import with_short_spins
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -26,7 +29,8 @@ def bench_engine(context: typer.Context) -> None:
 
 def _run(module: str, arguments: list[str]) -> None:
     try:
-        status = subprocess.run([sys.executable, "-P", "-m", module, *arguments], check=False).returncode
+        command = [sys.executable, "-P", "-m", module, *arguments]
+        status = subprocess.run(command, env=with_short_spins(os.environ), check=False).returncode
     except KeyboardInterrupt:
         status = 130
     raise typer.Exit(status)
