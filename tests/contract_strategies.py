@@ -1,5 +1,6 @@
 """Hypothesis strategies and small builders for the contracts: any legal value of each message."""
 
+import json
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
@@ -21,8 +22,10 @@ from shared.contracts.fleet import (
     Heartbeat,
     WorkerState,
 )
+from shared.contracts.grammar import Grammar, GrammarKind
 from shared.contracts.requests import Cancellation, ChatMessage, InferenceRequest, Prompt, RequestKind
 from shared.contracts.sampling import SamplingParameters
+from shared.contracts.tools import Tool, ToolCall, ToolChoice
 from shared.openai import limits
 
 MEDIUM = 2**31 - 1
@@ -84,14 +87,51 @@ def sampling(kind: RequestKind) -> st.SearchStrategy[SamplingParameters]:
         stop_token_ids=token_ids,
         ignore_eos=st.booleans(),
         logprobs=st.none() | st.integers(0, most_logprobs),
+        logit_bias=st.dictionaries(counts, floats(-100, 100), max_size=3).map(lambda bias: tuple(sorted(bias.items()))),
     )
+
+
+json_objects = st.dictionaries(texts, st.integers() | texts, max_size=3).map(json.dumps)
+tool_calls = st.builds(ToolCall, id=texts, name=names, arguments=json_objects)
+grammars = st.builds(
+    Grammar,
+    kind=st.sampled_from([kind for kind in GrammarKind if kind is not GrammarKind.CHOICE]),
+    text=texts,
+    field=st.sampled_from(["response_format", "structured_outputs", "grammar"]),
+)
+
+
+@st.composite
+def tool_fields(draw: st.DrawFn) -> dict[str, object]:
+    """Tools and a choice among them; a grammar only where no tool may be called."""
+    tool = st.builds(Tool, name=names, description=st.none() | texts, parameters=st.none() | json_objects)
+    tools = tuple(draw(st.lists(tool, max_size=3, unique_by=lambda one: one.name)))
+    choice = draw(st.sampled_from(ToolChoice)) if tools else ToolChoice.AUTO
+    has_grammar = (not tools or choice is ToolChoice.NONE) and draw(st.booleans())
+    return {
+        "tools": tools,
+        "tool_choice": choice,
+        "tool_choice_name": draw(st.sampled_from(tools)).name if choice is ToolChoice.NAMED else None,
+        "parallel_tool_calls": draw(st.booleans()),
+        "grammar": draw(grammars) if has_grammar else None,
+    }
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> InferenceRequest:
     kind = draw(st.sampled_from(RequestKind))
     is_chat = kind is RequestKind.CHAT
-    message = st.builds(ChatMessage, role=st.sampled_from(limits.ROLES), content=texts, name=st.none() | texts)
+    plain = st.builds(
+        ChatMessage,
+        role=st.sampled_from(limits.ROLES),
+        content=texts,
+        name=st.none() | texts,
+        tool_call_id=st.none() | texts,
+    )
+    calling = st.builds(
+        ChatMessage, role=st.just("assistant"), content=texts, tool_calls=st.lists(tool_calls, max_size=2).map(tuple)
+    )
+    message = plain | calling
     prompt = names.map(lambda text: Prompt(text=text)) | st.lists(counts, min_size=1, max_size=5).map(
         lambda ids: Prompt(token_ids=tuple(ids))
     )
@@ -110,6 +150,8 @@ def requests(draw: st.DrawFn) -> InferenceRequest:
         stream=stream,
         include_usage=stream and draw(st.booleans()),
         return_token_ids=draw(st.booleans()),
+        echo=not is_chat and draw(st.booleans()),
+        **(draw(tool_fields()) if is_chat else {"grammar": draw(st.none() | grammars)}),
     )
 
 
@@ -131,6 +173,8 @@ choices = st.builds(
     token_ids=token_ids,
     finish_reason=st.none() | st.sampled_from(FinishReason),
     logprobs=st.none() | st.lists(logprobs, max_size=3).map(tuple),
+    prompt_logprobs=st.none() | st.lists(logprobs, max_size=3).map(tuple),
+    tool_calls=st.lists(tool_calls, max_size=2).map(tuple),
 )
 errors = st.builds(ErrorBody, message=texts, type=texts, code=texts, param=st.none() | texts)
 usages = st.builds(Usage, prompt_tokens=counts, completion_tokens=counts, cached_tokens=counts)

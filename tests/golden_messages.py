@@ -18,16 +18,26 @@ from shared.contracts.fleet import (
     Heartbeat,
     WorkerState,
 )
+from shared.contracts.grammar import Grammar, GrammarKind
 from shared.contracts.identifiers import Incarnation, RequestId, WorkerId
 from shared.contracts.requests import Cancellation, ChatMessage, InferenceRequest, Prompt, RequestKind
 from shared.contracts.sampling import SamplingParameters
+from shared.contracts.tools import Tool, ToolCall, ToolChoice
 
 _ID = RequestId("0123456789abcdef0123456789abcdef")
 
 CHAT = InferenceRequest(
     kind=RequestKind.CHAT,
     model="smollm2",
-    messages=(ChatMessage(role="user", content="Grüße, 世界", name="anna"),),
+    messages=(
+        ChatMessage(
+            role="user",
+            content="Grüße, 世界",
+            name="anna",
+            tool_calls=(ToolCall(id="call_1", name="look_up", arguments='{"word": "世界"}'),),
+            tool_call_id="call_0",
+        ),
+    ),
     sampling=SamplingParameters(
         temperature=0.5,
         top_p=0.9,
@@ -44,11 +54,18 @@ CHAT = InferenceRequest(
         stop_token_ids=(2, 7),
         ignore_eos=True,
         logprobs=4,
+        logit_bias=((5, -100.0), (300, 2.5)),
     ),
     has_own_seed=True,
     stream=True,
     include_usage=True,
     return_token_ids=True,
+    echo=True,
+    grammar=Grammar(kind=GrammarKind.REGEX, text="[a-z]+", field="structured_outputs"),
+    tools=(Tool(name="look_up", description="A word's meaning", parameters='{"type": "object"}'),),
+    tool_choice=ToolChoice.NAMED,
+    tool_choice_name="look_up",
+    parallel_tool_calls=False,
 )
 COMPLETION = InferenceRequest(
     kind=RequestKind.COMPLETION,
@@ -69,6 +86,11 @@ OUTCOME = InferenceOutcome(
             token_ids=(5, 6),
             finish_reason=FinishReason.LENGTH,
             logprobs=(TokenLogprob(token_id=5, text="up", logprob=-0.5, top=((5, "up", -0.5), (9, "on", -2.0))),),
+            prompt_logprobs=(
+                TokenLogprob(token_id=8, text="so", logprob=-0.25, top=((7, "ho", -0.125),)),
+                TokenLogprob(token_id=7, text="first", logprob=None),
+            ),
+            tool_calls=(ToolCall(id="call_2", name="look_up", arguments="{}"),),
         ),
     ),
     usage=Usage(prompt_tokens=7, completion_tokens=2, cached_tokens=4),

@@ -143,6 +143,7 @@ class StreamOrder:
             text=text,
             logprobs=None if whole.logprobs is None else whole.logprobs[delivered.num_tokens :],
             finish_reason=whole.finish_reason,
+            prompt_logprobs=None if delivered.num_tokens else whole.prompt_logprobs,
         )
 
 
@@ -155,6 +156,7 @@ def delivered_prefix(log: Iterable[Chunk], position: StreamPosition) -> Chunk:
         token_ids=whole.token_ids[: position.num_tokens],
         text=whole.text[: position.num_characters],
         logprobs=None if whole.logprobs is None else whole.logprobs[: position.num_tokens],
+        prompt_logprobs=whole.prompt_logprobs,
     )
 
 
@@ -163,12 +165,14 @@ def _concatenated(index: int, log: list[Chunk]) -> Chunk:
     texts: list[str] = []
     logprobs: list[TokenLogprob] = []
     finish_reason: FinishReason | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     for chunk in sorted(log, key=lambda chunk: chunk.position):
         if chunk.position != len(token_ids):
             break
         token_ids.extend(chunk.token_ids)
         texts.append(chunk.text)
         logprobs.extend(chunk.logprobs or ())
+        prompt_logprobs = prompt_logprobs or chunk.prompt_logprobs
         finish_reason = chunk.finish_reason or finish_reason
     return Chunk(
         choice=index,
@@ -177,6 +181,7 @@ def _concatenated(index: int, log: list[Chunk]) -> Chunk:
         text="".join(texts),
         logprobs=tuple(logprobs) if len(logprobs) == len(token_ids) and logprobs else None,
         finish_reason=finish_reason,
+        prompt_logprobs=prompt_logprobs,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from shared.contracts.errors import RequestNotFound
 from shared.contracts.identifiers import RequestId
 from shared.contracts.requests import Coordinates, InferenceRequest, Prompt
+from shared.contracts.tools import Tool
 from shared.ledger.records import RequestRecord
 
 _MOST_REMEMBERED = 16_384
@@ -29,7 +30,13 @@ class StreamShape:
 
 
 def shape_of(request: InferenceRequest, *, pool: str, created_seconds: int) -> StreamShape:
-    bare = replace(request, messages=(), prompts=(_NO_PROMPT,) * len(request.prompts))
+    bare = replace(
+        request,
+        messages=(),
+        prompts=(_NO_PROMPT,) * len(request.prompts),
+        tools=tuple(Tool(name=tool.name) for tool in request.tools),
+        grammar=None,
+    )
     return StreamShape(request=bare, pool=pool, created_seconds=created_seconds)
 
 

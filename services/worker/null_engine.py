@@ -13,12 +13,14 @@ from services.worker.engine.events import (
     Cancel,
     ChoiceStart,
     EngineReady,
+    RequestRejected,
     RequestTimings,
     StepResult,
     StepStatistics,
     Submit,
     TokensSampled,
 )
+from shared.contracts.errors import InvalidRequest
 
 _MASK = (1 << 64) - 1
 _MULTIPLIER = 6364136223846793005
@@ -47,6 +49,11 @@ def token_at(state: int, seed: int, position: int, vocabulary: tuple[int, ...]) 
     """The token that follows a sequence whose hash is `state`."""
     mixed = ((state ^ (seed & _MASK)) * _MIX + position * _MULTIPLIER) & _MASK
     return vocabulary[(mixed >> 33) % len(vocabulary)]
+
+
+def _no_grammar(submit: Submit, field: str) -> RequestRejected:
+    message = f"{field}: this engine has no model and holds its output to no grammar"
+    return RequestRejected(request_id=submit.request_id, code=InvalidRequest.code, message=message, param=field)
 
 
 class _NullChoice:
@@ -92,6 +99,7 @@ class NullEngine:
         self._config = config
         self._waiting: deque[_NullRequest] = deque()
         self._running: dict[str, _NullRequest] = {}
+        self._rejected: list[RequestRejected] = []
         self._num_sequences = 0
         self._step = 0
 
@@ -114,9 +122,12 @@ class NullEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting)
+        return bool(self._running or self._waiting or self._rejected)
 
     def submit(self, submit: Submit) -> None:
+        if submit.grammar is not None:
+            self._rejected.append(_no_grammar(submit, submit.grammar.field))
+            return
         self._waiting.append(_NullRequest(submit, self._config.max_model_tokens))
 
     def cancel(self, cancel: Cancel) -> None:
@@ -153,7 +164,8 @@ class NullEngine:
             self._advance(request, tokens, timings)
         self._step += 1
         statistics = self._statistics(started, num_prefill_tokens, len(tokens))
-        return StepResult(tokens=tokens, timings=timings, rejected=[], statistics=statistics)
+        rejected, self._rejected = self._rejected, []
+        return StepResult(tokens=tokens, timings=timings, rejected=rejected, statistics=statistics)
 
     def _admit(self) -> int:
         admitted = 0

@@ -12,6 +12,7 @@ from typing import Protocol
 from services.worker.work import Work
 from shared.contracts.errors import InvalidRequest, PromptTooLong, UnknownModel
 from shared.contracts.requests import ChatMessage, InferenceRequest, Prompt, RequestKind
+from shared.contracts.tools import Tool
 
 _LONG_PROMPT_CHARACTERS = 4_096
 _CHARACTERS_PER_TOKEN_AT_MOST = 64
@@ -24,7 +25,7 @@ class PromptTokenizer(Protocol):
     @property
     def vocabulary_size(self) -> int: ...
     def encode_prompt(self, text: str) -> list[int]: ...
-    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]: ...
+    def encode_chat(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,7 @@ class PromptReader:
 
     def _tokenize(self, request: InferenceRequest) -> list[list[int]]:
         if request.kind is RequestKind.CHAT:
-            return [self._tokenizer.encode_chat(request.messages)]
+            return [self._tokenizer.encode_chat(request.messages, request.tools if request.may_call_tools else ())]
         return [self._tokenize_prompt(prompt) for prompt in request.prompts]
 
     def _tokenize_prompt(self, prompt: Prompt) -> list[int]:
@@ -114,8 +115,10 @@ class PromptReader:
 
 
 def _num_characters(request: InferenceRequest) -> int:
-    return sum(len(message.content) for message in request.messages) + sum(
-        len(prompt.text or prompt.token_ids or ()) for prompt in request.prompts
+    return (
+        sum(len(message.content) for message in request.messages)
+        + sum(len(tool.description or "") + len(tool.parameters or "") for tool in request.tools)
+        + sum(len(prompt.text or prompt.token_ids or ()) for prompt in request.prompts)
     )
 
 

@@ -25,6 +25,7 @@ from shared.contracts.events import SealedOutcome
 from shared.contracts.identifiers import Incarnation
 from shared.contracts.topics import TopicNames
 from shared.messaging.dead_letter import DeadLetterLimit
+from shared.openai.tool_grammar import format_taught_by
 from shared.resilience.clock import Clock
 from shared.tokenization.incremental_detokenizer import IncrementalDetokenizer
 from shared.tokenization.tokenizer import Tokenizer
@@ -212,4 +213,6 @@ def _text_tokenizer(tokenizer: Tokenizer) -> TextTokenizer:
         new_detokenizer=lambda stop, prompt: IncrementalDetokenizer(tokenizer, stop, prompt),
         token_text=tokenizer.token_text,
         end_token_ids=frozenset(tokenizer.eos_token_ids),
+        decode=tokenizer.decode,
+        call_format=format_taught_by(tokenizer.chat_template_source),
     )

@@ -6,6 +6,7 @@ them one by one as they come, so that the token that completes a stop string is 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from services.worker.engine.events import LogprobEntry
@@ -25,6 +26,14 @@ class Detokenizer(Protocol):
     def finish(self) -> str: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Echo:
+    """The prompt that a choice's text begins with."""
+
+    text: str
+    token_ids: Sequence[int]
+
+
 class RunningChoice:
     """Grows by `accept`, is read by `next_chunk`."""
 
@@ -36,10 +45,13 @@ class RunningChoice:
         token_text: Callable[[int], str],
         has_stop_strings: bool,
         wants_logprobs: bool,
+        echo: Echo | None = None,
     ) -> None:
         self.index = index
         self.token_ids: list[int] = []
-        self.text = ""
+        self._echo = echo
+        self._prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+        self.text = "" if echo is None else echo.text
         self.finish_reason: FinishReason | None = None
         self._logprobs: list[TokenLogprob] | None = [] if wants_logprobs else None
         self._new_detokenizer = new_detokenizer
@@ -71,6 +83,7 @@ class RunningChoice:
             logged_text += chunk.text
             if self._logprobs is not None:
                 self._logprobs.extend(chunk.logprobs or ())
+            self._prompt_logprobs = self._prompt_logprobs or chunk.prompt_logprobs
             if chunk.finish_reason is not None:
                 self.finish_reason = chunk.finish_reason
         self._num_sent_tokens = len(self.token_ids)
@@ -99,6 +112,7 @@ class RunningChoice:
         token_ids: Sequence[int],
         logprobs: Sequence[LogprobEntry] | None,
         finish_reason: str | None,
+        prompt_logprobs: Sequence[LogprobEntry] | None = None,
     ) -> bool:
         """New tokens from the engine. True when a stop string ended the choice here: the engine must be told."""
         if self.is_finished:
@@ -107,6 +121,8 @@ class RunningChoice:
             raise InvariantViolated(
                 f"choice {self.index}: the engine is at token {position}, not {len(self.token_ids)}"
             )
+        if prompt_logprobs is not None and self._prompt_logprobs is None and self._echo is not None:
+            self._prompt_logprobs = self._scored_prompt(self._echo, prompt_logprobs)
         if self._logprobs is not None and logprobs is not None:
             self._logprobs.extend(map(self._token_logprob, token_ids, logprobs))
         if not self._has_stop_strings:
@@ -151,6 +167,11 @@ class RunningChoice:
             ),
         )
 
+    def _scored_prompt(self, echo: Echo, entries: Sequence[LogprobEntry]) -> tuple[TokenLogprob, ...]:
+        first, *others = echo.token_ids
+        start = TokenLogprob(token_id=first, text=self._token_text(first), logprob=None)
+        return (start, *map(self._token_logprob, others, entries))
+
     def next_chunk(self) -> Chunk | None:
         """What the log does not have yet; counted as sent from now on. `refill` takes that back."""
         if not self.has_news:
@@ -164,6 +185,7 @@ class RunningChoice:
             text=self.text[self._num_sent_characters :],
             logprobs=None if self._logprobs is None else tuple(self._logprobs[start:]),
             finish_reason=self.finish_reason,
+            prompt_logprobs=None if start else self._prompt_logprobs,
         )
         self._num_sent_tokens = len(self.token_ids)
         self._num_sent_characters = max(self._num_sent_characters, len(self.text))
@@ -175,7 +197,8 @@ class RunningChoice:
         if position > len(self.token_ids):
             raise InvariantViolated(f"choice {self.index}: the log is ahead, at {position}")
         replayed = self._new_detokenizer()
-        text = replayed.push(self.token_ids[:position]) if position else ""
+        echoed = "" if self._echo is None else self._echo.text
+        text = echoed + replayed.push(self.token_ids[:position]) if position else ""
         self._num_sent_tokens = position
         self._num_sent_characters = len(text)
         self._is_finish_sent = False
@@ -188,4 +211,5 @@ class RunningChoice:
             token_ids=tuple(self.token_ids),
             finish_reason=self.finish_reason,
             logprobs=None if self._logprobs is None else tuple(self._logprobs),
+            prompt_logprobs=self._prompt_logprobs,
         )

@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from services.worker.engine.events import ChoiceStart, RequestTimings, Submit, TokensSampled
-from services.worker.running_choice import Detokenizer, RunningChoice
+from services.worker.running_choice import Detokenizer, Echo, RunningChoice
 from services.worker.work import Work
 from shared.contracts.errors import DeadlineExceeded, PlatformError, RequestCancelled
 from shared.contracts.events import Chunk, InferenceOutcome, Outcome, Usage
 from shared.contracts.identifiers import ClaimToken
 from shared.contracts.requests import Lane
+from shared.openai.called_tools import with_tool_calls
 from shared.openai.outcomes import outcome_error
+from shared.openai.tool_grammar import ToolCallFormat, output_grammar
 
 _LANE_ORDER = {Lane.INTERACTIVE: 0, Lane.BULK: 1}
 _NO_DEADLINE = (1 << 53) - 1
@@ -30,7 +32,11 @@ class TextTokenizer:
         new_detokenizer: Callable[[tuple[str, ...], Sequence[int]], Detokenizer],
         token_text: Callable[[int], str],
         end_token_ids: frozenset[int],
+        decode: Callable[[Sequence[int]], str],
+        call_format: ToolCallFormat = ToolCallFormat.JSON,
     ) -> None:
+        self.decode = decode
+        self.call_format = call_format
         self.new_detokenizer = new_detokenizer
         self.token_text = token_text
         self.end_token_ids = end_token_ids
@@ -93,7 +99,12 @@ class RunningRequest:
             token_text=self._tokenizer.token_text,
             has_stop_strings=bool(sampling.stop),
             wants_logprobs=sampling.logprobs is not None,
+            echo=Echo(text=self._prompt_text(index), token_ids=prompt) if self.request.echo else None,
         )
+
+    def _prompt_text(self, choice: int) -> str:
+        asked = self.request.prompts[choice // self.request.sampling.n]
+        return asked.text if asked.text is not None else self._tokenizer.decode(asked.token_ids or ())
 
     def _prompt(self, choice: int) -> list[int]:
         assert self.work.prompts is not None
@@ -140,13 +151,17 @@ class RunningRequest:
             order=(lane, -envelope.priority, deadline, envelope.coordinates.timestamp_ms),
             cache_salt=envelope.tenant,
             traceparent=dict(envelope.trace_headers).get("traceparent"),
+            prompt_logprobs=self.request.echo and self.request.sampling.logprobs is not None,
+            grammar=output_grammar(self.request, self._tokenizer.call_format),
         )
 
     def accept(self, event: TokensSampled) -> bool:
         """True when the engine must be told to stop this choice: a stop string ended it."""
         if self.ending is not None:
             return False
-        return self.choices[event.choice].accept(event.position, event.token_ids, event.logprobs, event.finish_reason)
+        return self.choices[event.choice].accept(
+            event.position, event.token_ids, event.logprobs, event.finish_reason, event.prompt_logprobs
+        )
 
     def end(self, ending: Ending) -> None:
         """The first ending wins; a request whose choices have all finished is past being ended."""
@@ -209,7 +224,9 @@ class RunningRequest:
             kind=self.request.kind,
             model=self.work.model,
             created_seconds=self.work.created_seconds,
-            choices=tuple(choice.result() for choice in self.choices),
+            choices=tuple(
+                with_tool_calls(choice.result(), self.request, self.work.request_id) for choice in self.choices
+            ),
             usage=self.usage(),
             error=None if ending is None else outcome_error(ending.error),
             return_token_ids=self.request.return_token_ids,

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from shared.contracts.identifiers import RequestId
 from shared.contracts.requests import RequestKind, WireFormat
+from shared.contracts.tools import ToolCall
 
 
 class Outcome(StrEnum):
@@ -20,15 +21,17 @@ class FinishReason(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    """A stop whose text was tool calls; never in the ledger's log, which keeps the text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
-    """A sampled token's natural log-probability and the best alternatives, best first."""
+    """A token's natural log-probability and the best alternatives, best first. None: the first of a prompt."""
 
     token_id: int
     text: str
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[int, str, float], ...] = ()
 
 
@@ -47,6 +50,8 @@ class Chunk:
     text: str
     logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: FinishReason | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    """On a choice's first chunk, when the prompt is echoed with log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +78,8 @@ class ChoiceResult:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
     logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from shared.contracts.events import (
 from shared.contracts.generated.inference.v1 import requests_pb2, results_pb2
 from shared.contracts.identifiers import RequestId
 from shared.contracts.protobuf_wire import EnumTable, encoded, optional, parsed
+from shared.contracts.request_codec import tool_call, tool_call_message
 from shared.contracts.requests import RequestKind
 
 _KINDS = EnumTable(RequestKind, requests_pb2.RequestKind, "REQUEST_KIND")
@@ -33,7 +34,7 @@ def _logprob_message(token: TokenLogprob) -> results_pb2.TokenLogprob:
 
 def _logprob(message: results_pb2.TokenLogprob) -> TokenLogprob:
     top = tuple((other.token_id, other.text, other.logprob) for other in message.top)
-    return TokenLogprob(token_id=message.token_id, text=message.text, logprob=message.logprob, top=top)
+    return TokenLogprob(token_id=message.token_id, text=message.text, logprob=optional(message, "logprob"), top=top)
 
 
 def _choice_message(choice: ChoiceResult) -> results_pb2.ChoiceResult:
@@ -42,21 +43,28 @@ def _choice_message(choice: ChoiceResult) -> results_pb2.ChoiceResult:
         text=choice.text,
         token_ids=choice.token_ids,
         finish_reason=_FINISH_REASONS.number(choice.finish_reason),
+        tool_calls=[tool_call_message(call) for call in choice.tool_calls],
     )
-    if choice.logprobs is not None:
-        tokens = [_logprob_message(token) for token in choice.logprobs]
-        message.logprobs.CopyFrom(results_pb2.TokenLogprobs(tokens=tokens))
+    for field in ("logprobs", "prompt_logprobs"):
+        if (logprobs := getattr(choice, field)) is not None:
+            tokens = [_logprob_message(token) for token in logprobs]
+            getattr(message, field).CopyFrom(results_pb2.TokenLogprobs(tokens=tokens))
     return message
 
 
+def _logprobs(message: results_pb2.ChoiceResult, field: str) -> tuple[TokenLogprob, ...] | None:
+    return tuple(map(_logprob, getattr(message, field).tokens)) if message.HasField(field) else None
+
+
 def _choice(message: results_pb2.ChoiceResult) -> ChoiceResult:
-    has_logprobs = message.HasField("logprobs")
     return ChoiceResult(
         index=message.index,
         text=message.text,
         token_ids=tuple(message.token_ids),
         finish_reason=_FINISH_REASONS.optional_member(message.finish_reason),
-        logprobs=tuple(_logprob(token) for token in message.logprobs.tokens) if has_logprobs else None,
+        logprobs=_logprobs(message, "logprobs"),
+        prompt_logprobs=_logprobs(message, "prompt_logprobs"),
+        tool_calls=tuple(tool_call(call) for call in message.tool_calls),
     )
 
 

@@ -10,13 +10,18 @@ from typing import Any
 
 from shared.contracts.errors import PoisonMessage
 from shared.contracts.generated.inference.v1 import cancellations_pb2, requests_pb2
+from shared.contracts.grammar import Grammar, GrammarKind
 from shared.contracts.identifiers import RequestId, is_request_id
 from shared.contracts.protobuf_wire import EnumTable, encoded, optional, parsed
 from shared.contracts.requests import Cancellation, ChatMessage, InferenceRequest, Prompt, RequestKind
 from shared.contracts.sampling import SamplingParameters
+from shared.contracts.tools import Tool, ToolCall, ToolChoice
 
 _DEFAULT_SAMPLING = SamplingParameters()
 _KINDS = EnumTable(RequestKind, requests_pb2.RequestKind, "REQUEST_KIND")
+_GRAMMAR_KINDS = EnumTable(GrammarKind, requests_pb2.GrammarKind, "GRAMMAR_KIND")
+_TOOL_CHOICES = EnumTable(ToolChoice, requests_pb2.ToolChoice, "TOOL_CHOICE")
+_GRAMMAR_FIELD = "grammar"
 
 
 def _sampling_message(sampling: SamplingParameters, *, has_own_seed: bool) -> requests_pb2.SamplingParameters:
@@ -36,6 +41,7 @@ def _sampling_message(sampling: SamplingParameters, *, has_own_seed: bool) -> re
         stop_token_ids=sampling.stop_token_ids,
         ignore_eos=sampling.ignore_eos,
         logprobs=sampling.logprobs,
+        logit_bias=dict(sampling.logit_bias),
     )
 
 
@@ -60,6 +66,7 @@ def _sampling(message: requests_pb2.SamplingParameters) -> SamplingParameters:
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
         logprobs=optional(message, "logprobs"),
+        logit_bias=tuple(sorted(message.logit_bias.items())),
     )
 
 
@@ -75,21 +82,72 @@ def _prompt(message: requests_pb2.Prompt) -> Prompt:
     return Prompt(text=message.text)
 
 
+def tool_call_message(call: ToolCall) -> requests_pb2.ToolCall:
+    return requests_pb2.ToolCall(id=call.id, name=call.name, arguments=call.arguments)
+
+
+def tool_call(message: requests_pb2.ToolCall) -> ToolCall:
+    return ToolCall(id=message.id, name=message.name, arguments=message.arguments)
+
+
+def _chat_message(message: ChatMessage) -> requests_pb2.ChatMessage:
+    return requests_pb2.ChatMessage(
+        role=message.role,
+        content=message.content,
+        name=message.name,
+        tool_calls=[tool_call_message(call) for call in message.tool_calls],
+        tool_call_id=message.tool_call_id,
+    )
+
+
+def _chat(message: requests_pb2.ChatMessage) -> ChatMessage:
+    return ChatMessage(
+        role=message.role,
+        content=message.content,
+        name=optional(message, "name"),
+        tool_calls=tuple(tool_call(call) for call in message.tool_calls),
+        tool_call_id=optional(message, "tool_call_id"),
+    )
+
+
+def _tool_message(tool: Tool) -> requests_pb2.Tool:
+    return requests_pb2.Tool(name=tool.name, description=tool.description, parameters=tool.parameters)
+
+
+def _tool(message: requests_pb2.Tool) -> Tool:
+    return Tool(
+        name=message.name, description=optional(message, "description"), parameters=optional(message, "parameters")
+    )
+
+
+def _grammar_message(grammar: Grammar | None) -> requests_pb2.Grammar | None:
+    if grammar is None:
+        return None
+    return requests_pb2.Grammar(kind=_GRAMMAR_KINDS.number(grammar.kind), text=grammar.text, field=grammar.field)
+
+
+def _grammar(message: requests_pb2.Grammar) -> Grammar:
+    return Grammar(kind=_GRAMMAR_KINDS.member(message.kind), text=message.text, field=message.field or _GRAMMAR_FIELD)
+
+
 def encode_request(request: InferenceRequest) -> bytes:
     """The seed travels only when it is the request's own: a derived one is derived again."""
     return encoded(
         requests_pb2.InferenceRequested(
             kind=_KINDS.number(request.kind),
             model=request.model,
-            messages=[
-                requests_pb2.ChatMessage(role=message.role, content=message.content, name=message.name)
-                for message in request.messages
-            ],
+            messages=[_chat_message(message) for message in request.messages],
             prompts=[_prompt_message(prompt) for prompt in request.prompts],
             sampling=_sampling_message(request.sampling, has_own_seed=request.has_own_seed),
             stream=request.stream,
             include_usage=request.include_usage,
             return_token_ids=request.return_token_ids,
+            echo=request.echo,
+            grammar=_grammar_message(request.grammar),
+            tools=[_tool_message(tool) for tool in request.tools],
+            tool_choice=_TOOL_CHOICES.number(None if request.tool_choice is ToolChoice.AUTO else request.tool_choice),
+            tool_choice_name=request.tool_choice_name,
+            parallel_tool_calls=None if request.parallel_tool_calls else False,
         )
     )
 
@@ -100,15 +158,19 @@ def decode_request(value: bytes | None) -> InferenceRequest:
     return InferenceRequest(
         kind=_KINDS.optional_member(message.kind) or told_kind,
         model=optional(message, "model"),
-        messages=tuple(
-            ChatMessage(role=part.role, content=part.content, name=optional(part, "name")) for part in message.messages
-        ),
+        messages=tuple(_chat(part) for part in message.messages),
         prompts=tuple(_prompt(prompt) for prompt in message.prompts),
         sampling=_sampling(message.sampling),
         has_own_seed=message.sampling.HasField("seed"),
         stream=message.stream,
         include_usage=message.include_usage,
         return_token_ids=message.return_token_ids,
+        echo=message.echo,
+        grammar=_grammar(message.grammar) if message.HasField("grammar") else None,
+        tools=tuple(_tool(tool) for tool in message.tools),
+        tool_choice=_TOOL_CHOICES.optional_member(message.tool_choice) or ToolChoice.AUTO,
+        tool_choice_name=optional(message, "tool_choice_name"),
+        parallel_tool_calls=not message.HasField("parallel_tool_calls") or message.parallel_tool_calls,
     )
 
 

@@ -7,8 +7,10 @@ back): the body is the same whether it came by HTTP or by Kafka, the envelope is
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shared.contracts.grammar import Grammar
 from shared.contracts.identifiers import RequestId
 from shared.contracts.sampling import SamplingParameters
+from shared.contracts.tools import Tool, ToolCall, ToolChoice
 
 
 class RequestKind(StrEnum):
@@ -30,9 +32,13 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatMessage:
+    """`tool_calls` are an assistant's; `tool_call_id` says which of them a tool's message answers."""
+
     role: str
     content: str
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +53,8 @@ class Prompt:
 class InferenceRequest:
     """What is asked. `messages` for CHAT, `prompts` for COMPLETION (several prompts: choice = prompt * n + i).
 
-    `model` None means the pool's own. `echo`, `return_token_ids` and `user` follow OpenAI's and vLLM's fields.
+    `model` None means the pool's own. `echo`: a completion's text begins with its prompt, and so do its
+    log-probabilities. `tool_choice` counts only with `tools`.
     """
 
     kind: RequestKind
@@ -59,6 +66,16 @@ class InferenceRequest:
     stream: bool = False
     include_usage: bool = False
     return_token_ids: bool = False
+    echo: bool = False
+    grammar: Grammar | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice.AUTO
+    tool_choice_name: str | None = None
+    parallel_tool_calls: bool = True
+
+    @property
+    def may_call_tools(self) -> bool:
+        return bool(self.tools) and self.tool_choice is not ToolChoice.NONE
 
     @property
     def num_choices(self) -> int:

@@ -9,7 +9,8 @@ class SamplingParameters:
 
     `temperature` 0 means greedy. `top_k` 0 and `min_p` 0 mean off. `seed` is always set before the engine sees
     it (from the request, else derived from the request's id). `max_tokens` None means up to the context's end.
-    `logprobs` None means none, 0 the chosen token's only, k the k best beside it.
+    `logprobs` None means none, 0 the chosen token's only, k the k best beside it. `logit_bias` is added to the
+    logits of single tokens.
     """
 
     temperature: float = 1.0
@@ -27,3 +28,4 @@ class SamplingParameters:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()

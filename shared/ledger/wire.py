@@ -20,7 +20,7 @@ _encoder = msgspec.msgpack.Encoder()
 class _LogprobWire(msgspec.Struct, array_like=True, frozen=True):
     token_id: int
     text: str
-    logprob: float
+    logprob: float | None
     top: list[tuple[int, str, float]]
 
 
@@ -31,6 +31,7 @@ class _ChunkWire(msgspec.Struct, array_like=True, frozen=True):
     text: str
     finish_reason: FinishReason | None = None
     logprobs: tuple[_LogprobWire, ...] | None = None
+    prompt_logprobs: tuple[_LogprobWire, ...] | None = None
 
 
 class _SealedWire(msgspec.Struct, array_like=True, frozen=True):
@@ -68,24 +69,35 @@ _origin_decoder = msgspec.msgpack.Decoder(_OriginWire)
 def encode_chunk(chunk: Chunk) -> bytes:
     if chunk.logprobs is None:
         return _encoder.encode((chunk.choice, chunk.position, chunk.token_ids, chunk.text, chunk.finish_reason))
-    logprobs = [(entry.token_id, entry.text, entry.logprob, entry.top) for entry in chunk.logprobs]
-    return _encoder.encode((chunk.choice, chunk.position, chunk.token_ids, chunk.text, chunk.finish_reason, logprobs))
+    head = (chunk.choice, chunk.position, chunk.token_ids, chunk.text, chunk.finish_reason)
+    logprobs = _logprob_arrays(chunk.logprobs)
+    if chunk.prompt_logprobs is None:
+        return _encoder.encode((*head, logprobs))
+    return _encoder.encode((*head, logprobs, _logprob_arrays(chunk.prompt_logprobs)))
+
+
+def _logprob_arrays(entries: tuple[TokenLogprob, ...]) -> list[tuple[object, ...]]:
+    return [(entry.token_id, entry.text, entry.logprob, entry.top) for entry in entries]
+
+
+def _logprobs(wires: tuple[_LogprobWire, ...] | None) -> tuple[TokenLogprob, ...] | None:
+    if wires is None:
+        return None
+    return tuple(
+        TokenLogprob(token_id=entry.token_id, text=entry.text, logprob=entry.logprob, top=tuple(entry.top))
+        for entry in wires
+    )
 
 
 def _chunk(wire: _ChunkWire) -> Chunk:
-    logprobs = None
-    if wire.logprobs is not None:
-        logprobs = tuple(
-            TokenLogprob(token_id=entry.token_id, text=entry.text, logprob=entry.logprob, top=tuple(entry.top))
-            for entry in wire.logprobs
-        )
     return Chunk(
         choice=wire.choice,
         position=wire.position,
         token_ids=wire.token_ids,
         text=wire.text,
-        logprobs=logprobs,
+        logprobs=_logprobs(wire.logprobs),
         finish_reason=wire.finish_reason,
+        prompt_logprobs=_logprobs(wire.prompt_logprobs),
     )
 
 

@@ -6,6 +6,7 @@ from shared.contracts.errors import InvalidRequest, PoisonMessage
 from shared.contracts.request_codec import decode_request
 from shared.contracts.requests import InferenceRequest, RequestEnvelope, WireFormat
 from shared.openai.limits import check_request, positive_seed
+from shared.openai.output_constraints import check_output
 from shared.openai.requests import parse_request
 
 
@@ -23,5 +24,6 @@ def decode_value(envelope: RequestEnvelope, value: bytes | None) -> InferenceReq
 
 def _checked(request: InferenceRequest) -> InferenceRequest:
     check_request(request)
+    check_output(request)
     sampling = replace(request.sampling, seed=positive_seed(request.sampling.seed))
     return replace(request, sampling=sampling)

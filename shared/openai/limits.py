@@ -18,6 +18,12 @@ MAX_STOP_STRINGS = 4
 MAX_STOP_CHARACTERS = 1_024
 MAX_STOP_TOKEN_IDS = 1_024
 MAX_MODEL_CHARACTERS = 256
+MAX_LOGIT_BIAS = 100.0
+MAX_BIASED_TOKENS = 1_024
+MAX_GRAMMAR_CHARACTERS = 65_536
+"""Of a schema, a regular expression or a grammar; of all tools' parameters together."""
+MAX_GRAMMAR_CHOICES = 1_024
+MAX_TOOLS = 128
 MAX_TOKEN = (1 << 31) - 1
 """Largest token id and largest count of tokens."""
 MIN_SEED = -(1 << 63)
@@ -103,6 +109,17 @@ def _check_sampling(sampling: SamplingParameters, kind: RequestKind) -> None:
     if sampling.logprobs is not None and sampling.logprobs > most_logprobs:
         raise InvalidRequest(f"logprobs must be at most {most_logprobs}.", param="logprobs")
     _check_stops(sampling)
+    _check_bias(sampling)
+
+
+def _check_bias(sampling: SamplingParameters) -> None:
+    bias = sampling.logit_bias
+    is_in_range = all(token <= MAX_TOKEN and abs(value) <= MAX_LOGIT_BIAS for token, value in bias)
+    if len(bias) > MAX_BIASED_TOKENS or not is_in_range:
+        raise InvalidRequest(
+            f"logit_bias has at most {MAX_BIASED_TOKENS} token ids, each from -{MAX_LOGIT_BIAS} to {MAX_LOGIT_BIAS}.",
+            param="logit_bias",
+        )
 
 
 def _check_stops(sampling: SamplingParameters) -> None:

@@ -21,6 +21,7 @@ from shared.contracts.events import (
 )
 from shared.contracts.outcome_codec import decode_outcome
 from shared.contracts.requests import RequestKind, WireFormat
+from shared.contracts.tools import ToolCall
 
 LOWEST_LOGPROB = -9999.0
 """OpenAI's number for "as good as impossible"; JSON has no minus infinity."""
@@ -65,11 +66,11 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _finite(logprob: float) -> float:
-    return logprob if math.isfinite(logprob) else LOWEST_LOGPROB
+def _finite(logprob: float | None) -> float | None:
+    return logprob if logprob is None or math.isfinite(logprob) else LOWEST_LOGPROB
 
 
-def _chat_token(text: str, logprob: float) -> dict[str, Any]:
+def _chat_token(text: str, logprob: float | None) -> dict[str, Any]:
     return {
         "token": text,
         "logprob": _finite(logprob),
@@ -100,16 +101,29 @@ def completion_logprobs(tokens: Sequence[TokenLogprob], *, first_offset: int = 0
         "token_logprobs": [_finite(token.logprob) for token in tokens],
         "top_logprobs": [
             {text: _finite(logprob) for _, text, logprob in token.top} | {token.text: _finite(token.logprob)}
+            if token.logprob is not None
+            else None
             for token in tokens
         ],
         "text_offset": offsets,
     }
 
 
+def call_object(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _chat_message(choice: ChoiceResult) -> dict[str, Any]:
+    if not choice.tool_calls:
+        return {"role": "assistant", "content": choice.text, "refusal": None}
+    calls = [call_object(call) for call in choice.tool_calls]
+    return {"role": "assistant", "content": choice.text or None, "refusal": None, "tool_calls": calls}
+
+
 def _chat_choice(choice: ChoiceResult, *, wants_logprobs: bool) -> dict[str, Any]:
     return {
         "index": choice.index,
-        "message": {"role": "assistant", "content": choice.text, "refusal": None},
+        "message": _chat_message(choice),
         "logprobs": chat_logprobs(choice.logprobs or ()) if wants_logprobs else None,
         "finish_reason": choice.finish_reason,
     }
@@ -119,7 +133,9 @@ def _completion_choice(choice: ChoiceResult, *, wants_logprobs: bool) -> dict[st
     return {
         "index": choice.index,
         "text": choice.text,
-        "logprobs": completion_logprobs(choice.logprobs or ()) if wants_logprobs else None,
+        "logprobs": completion_logprobs((*(choice.prompt_logprobs or ()), *(choice.logprobs or ())))
+        if wants_logprobs
+        else None,
         "finish_reason": choice.finish_reason,
     }
 

@@ -5,6 +5,7 @@ field's path (`messages[0].content`) when there is. Of a repeated key the last v
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +14,9 @@ from pydantic_core import from_json
 from shared.contracts.errors import InvalidRequest, PoisonMessage
 from shared.contracts.requests import ChatMessage, InferenceRequest, Prompt, RequestKind
 from shared.contracts.sampling import SamplingParameters
+from shared.contracts.tools import ToolCall, ToolChoice
 from shared.openai.limits import check_combinations, positive_seed
+from shared.openai.output_constraints import check_output, read_grammar, read_tool_choice, read_tools
 from shared.openai.schema import TAG_MARK, UNSUPPORTED, ChatBody, CompletionBody, Content, Message, TextPart
 
 COMPLETION_MAX_TOKENS = 16
@@ -22,6 +25,8 @@ COMPLETION_MAX_TOKENS = 16
 _PATH_LIMIT_CHARACTERS = 200
 _WIDEST_OBJECT = 64
 """More keys than any object of ours has; validation reports every unknown one, 2 seconds for 3 MB of them."""
+_FREE_OBJECTS = frozenset({"schema", "json", "parameters", "logit_bias"})
+"""Objects of the caller's own shape: nothing in them is an unknown field; they have limits of their own."""
 _PARTS_SEPARATOR = "\n"
 """Between the text parts of one message; vLLM's choice."""
 
@@ -44,6 +49,7 @@ def parse_request(body: bytes, *, kind: RequestKind | None) -> InferenceRequest:
     except ValidationError as error:
         raise _first_refusal(error) from None
     check_combinations(request)
+    check_output(request)
     return request
 
 
@@ -64,7 +70,7 @@ def _refuse_wide_objects(value: Any, location: tuple[int | str, ...]) -> None:
             path = _path(location) or "body"
             raise InvalidRequest(f"{path} has more than {_WIDEST_OBJECT} fields.", param=path)
         for name, inner in value.items():
-            if isinstance(inner, dict | list):
+            if name not in _FREE_OBJECTS and isinstance(inner, dict | list):
                 _refuse_wide_objects(inner, (*location, name))
     elif value and isinstance(value[0], dict):
         for index, inner in enumerate(value):
@@ -102,29 +108,50 @@ def _chat_request(body: ChatBody) -> InferenceRequest:
     tokens, completion_tokens = body.max_tokens, body.max_completion_tokens
     if tokens is not None and completion_tokens is not None and tokens != completion_tokens:
         raise InvalidRequest("max_tokens and max_completion_tokens contradict each other.", param="max_tokens")
-    return _request(
+    request = _request(
         body,
         kind=RequestKind.CHAT,
-        messages=tuple(_message(message) for message in body.messages),
+        messages=tuple(_message(message, index) for index, message in enumerate(body.messages)),
         max_tokens=tokens if completion_tokens is None else completion_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+    choice, name = read_tool_choice(body.tool_choice)
+    return replace(
+        request,
+        tools=read_tools(body.tools),
+        tool_choice=choice if body.tools or choice is not ToolChoice.NONE else ToolChoice.AUTO,
+        tool_choice_name=name,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
     )
 
 
 def _completion_request(body: CompletionBody) -> InferenceRequest:
     if body.best_of is not None and body.best_of > (body.n or 1):
         raise InvalidRequest("best_of larger than n is not supported.", param="best_of")
-    return _request(
+    request = _request(
         body,
         kind=RequestKind.COMPLETION,
         prompts=_prompts(body.prompt),
         max_tokens=COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
         logprobs=body.logprobs,
     )
+    return replace(request, echo=bool(body.echo))
 
 
-def _message(message: Message) -> ChatMessage:
-    return ChatMessage(role=message.role, content=_text(message.content), name=message.name)
+def _message(message: Message, index: int) -> ChatMessage:
+    if message.content is None and not message.tool_calls:
+        where = f"messages[{index}].content"
+        raise InvalidRequest(f"Missing required field: {where}.", param=where)
+    return ChatMessage(
+        role=message.role,
+        content="" if message.content is None else _text(message.content),
+        name=message.name,
+        tool_calls=tuple(
+            ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+            for call in message.tool_calls or ()
+        ),
+        tool_call_id=message.tool_call_id,
+    )
 
 
 def _text(content: Content) -> str:
@@ -174,6 +201,7 @@ def _request(
         stream=bool(body.stream),
         include_usage=options is not None and bool(options.include_usage),
         return_token_ids=bool(body.return_token_ids),
+        grammar=read_grammar(body.response_format, body.structured_outputs),
     )
 
 
@@ -194,4 +222,5 @@ def _sampling(body: ChatBody | CompletionBody, *, max_tokens: int | None, logpro
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
+        logit_bias=tuple(sorted((int(token_id), bias) for token_id, bias in (body.logit_bias or {}).items())),
     )

@@ -9,10 +9,12 @@ of 2025 plus vLLM's sampling extras.
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from shared.openai import limits
+from shared.openai.output_schema import CalledTool, NamedTool, ResponseFormat, StructuredOutputs, ToolDefinition
+from shared.openai.strict_body import StrictBody
 
 TAG_MARK = "as "
 """Members of unions are tagged with this, so that their tags can be left out of a field's path."""
@@ -51,6 +53,21 @@ def _prompt_tag(value: object) -> str | None:
     return "as token lists" if isinstance(first, list) else "as tokens"
 
 
+def _choice_tag(value: object) -> str | None:
+    if isinstance(value, str):
+        return "as text"
+    return "as tool" if isinstance(value, dict) else None
+
+
+def _reject_odd_token_ids(value: object) -> object:
+    if isinstance(value, dict):
+        if len(value) > limits.MAX_BIASED_TOKENS:
+            raise PydanticCustomError("bias", f"must have at most {limits.MAX_BIASED_TOKENS} tokens")
+        if not all(isinstance(key, str) and key.isdecimal() and key.isascii() and len(key) < 10 for key in value):
+            raise PydanticCustomError("bias", "must be an object from token ids to numbers")
+    return value
+
+
 def _reject_null(value: object) -> object:
     if value is None:
         raise PydanticCustomError("null", "must not be null")
@@ -65,11 +82,7 @@ NonEmptyText = Annotated[str, Field(min_length=1)]
 TokenList = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
-
-
-class TextPart(_Body):
+class TextPart(StrictBody):
     type: Literal["text"]
     text: str
 
@@ -104,26 +117,40 @@ PromptInput = Annotated[
 ]
 
 
-class Message(_Body):
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("as text")] | Annotated[NamedTool, Tag("as tool")],
+    Discriminator(
+        _choice_tag,
+        custom_error_type="tool_choice",
+        custom_error_message="must be none, auto, required or a named function",
+    ),
+]
+LogitBias = Annotated[
+    dict[str, Annotated[float, Field(ge=-limits.MAX_LOGIT_BIAS, le=limits.MAX_LOGIT_BIAS)]],
+    BeforeValidator(_reject_odd_token_ids),
+]
+
+
+class Message(StrictBody):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content
+    content: Content | None = None
     name: str | None = None
     tool_call_id: str | None = None
     # Null or empty in what OpenAI's client gives back of an earlier answer.
     refusal: Unsupported = None
     audio: Unsupported = None
     function_call: Unsupported = None
-    tool_calls: Annotated[None, _default_only([])] = None
+    tool_calls: Annotated[list[CalledTool], Field(max_length=limits.MAX_TOOLS, fail_fast=True)] | None = None
     annotations: Annotated[None, _default_only([])] = None
 
 
-class StreamOptions(_Body):
+class StreamOptions(StrictBody):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
     continuous_usage_stats: Annotated[None, _default_only(False)] = None
 
 
-class _CommonBody(_Body):
+class _CommonBody(StrictBody):
     model: Annotated[str, Field(min_length=1, max_length=limits.MAX_MODEL_CHARACTERS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -146,6 +173,9 @@ class _CommonBody(_Body):
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=limits.MAX_STOP_TOKEN_IDS, fail_fast=True)] | None = None
     return_token_ids: bool | None = None
+    logit_bias: LogitBias | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     # inert
     user: str | None = None
@@ -157,7 +187,6 @@ class _CommonBody(_Body):
 
     # unsupported
     store: Annotated[None, _default_only(False)] = None
-    logit_bias: Annotated[None, _default_only({})] = None
 
 
 class ChatBody(_CommonBody):
@@ -166,13 +195,13 @@ class ChatBody(_CommonBody):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=limits.MAX_CHAT_LOGPROBS)] | None = None
 
+    tools: Annotated[list[ToolDefinition], Field(max_length=limits.MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
     # unsupported
-    tools: Annotated[None, _default_only([])] = None
-    tool_choice: Annotated[None, _default_only("none")] = None
-    parallel_tool_calls: Annotated[None, _default_only(True)] = None
     functions: Annotated[None, _default_only([])] = None
     function_call: Annotated[None, _default_only("none")] = None
-    response_format: Annotated[None, _default_only({"type": "text"})] = None
     modalities: Annotated[None, _default_only(["text"], [])] = None
     audio: Unsupported = None
     prediction: Unsupported = None
@@ -187,8 +216,7 @@ class CompletionBody(_CommonBody):
     prompt: Annotated[PromptInput, BeforeValidator(_reject_null)]
     logprobs: Annotated[int, Field(ge=0, le=limits.MAX_COMPLETION_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
+    echo: bool | None = None
 
     # unsupported
-    echo: Annotated[None, _default_only(False)] = None
     suffix: Annotated[None, _default_only("")] = None
-    response_format: Annotated[None, _default_only({"type": "text"})] = None

@@ -11,7 +11,10 @@ import msgspec
 from shared.contracts.events import Chunk, ErrorBody, FinishReason, SealedOutcome, TokenLogprob, Usage
 from shared.contracts.identifiers import RequestId
 from shared.contracts.requests import InferenceRequest, RequestKind
+from shared.contracts.tools import ToolCall
+from shared.openai.called_tools import call_id, finish_reason_of, new_parser
 from shared.openai.outcomes import (
+    call_object,
     chat_logprobs,
     completion_logprobs,
     object_id,
@@ -19,6 +22,7 @@ from shared.openai.outcomes import (
     sealed_summary,
     usage_object,
 )
+from shared.openai.tool_calls import ArgumentsDelta, ContentDelta, Delta, ToolCallParser
 
 DONE = b"[DONE]"
 
@@ -51,6 +55,9 @@ class StreamRenderer:
         self._tail = b'}],"usage":null}' if self._includes_usage else b"}]}"
         self._with_role: set[int] = set()
         self._offsets: dict[int, int] = {}
+        self._request = request
+        self._request_id = request_id
+        self._parsers: dict[int, ToolCallParser] = {}
 
     def chunk(self, chunk: Chunk) -> list[bytes]:
         """The payloads of one chunk: none while text is held back, two or three at a choice's ends."""
@@ -88,6 +95,8 @@ class StreamRenderer:
         if chunk.choice not in self._with_role:
             self._with_role.add(chunk.choice)
             payloads.append(self._assemble(index, _ROLE_DELTA, b"null", None, ()))
+        if self._request.may_call_tools:
+            return [*payloads, *self._tool_payloads(chunk, index)]
         if self._has_something_to_show(chunk):
             delta = b'{"content":' + _encode(chunk.text) + b"}"
             logprobs = b"null"
@@ -98,13 +107,41 @@ class StreamRenderer:
             payloads.append(self._assemble(index, _EMPTY_DELTA, b"null", chunk.finish_reason, ()))
         return payloads
 
+    def _tool_payloads(self, chunk: Chunk, index: bytes) -> list[bytes]:
+        """Content and calls; log-probabilities and token ids go with the first of what the chunk brings."""
+        parser = self._parsers.setdefault(chunk.choice, new_parser(self._request))
+        found = parser.push(chunk.text)
+        if chunk.finish_reason is not None:
+            found += parser.finish()
+        deltas = [self._delta(chunk.choice, one) for one in found]
+        has_more = (self._returns_token_ids and chunk.token_ids) or (self._wants_logprobs and chunk.logprobs)
+        if not deltas and has_more:
+            deltas = [b'{"content":""}']
+        logprobs = _encode(chat_logprobs(chunk.logprobs)) if self._wants_logprobs and chunk.logprobs else b"null"
+        payloads = [
+            self._assemble(index, delta, b"null" if number else logprobs, None, () if number else chunk.token_ids)
+            for number, delta in enumerate(deltas)
+        ]
+        if chunk.finish_reason is not None:
+            reason = finish_reason_of(chunk.finish_reason, parser.num_calls)
+            payloads.append(self._assemble(index, _EMPTY_DELTA, b"null", reason, ()))
+        return payloads
+
+    def _delta(self, choice: int, delta: Delta) -> bytes:
+        if isinstance(delta, ContentDelta):
+            return _encode({"content": delta.text})
+        if isinstance(delta, ArgumentsDelta):
+            return _encode({"tool_calls": [{"index": delta.index, "function": {"arguments": delta.text}}]})
+        call = ToolCall(id=call_id(self._request_id, choice, delta.index), name=delta.name, arguments="")
+        return _encode({"tool_calls": [{"index": delta.index, **call_object(call)}]})
+
     def _completion_payload(self, chunk: Chunk) -> bytes | None:
         if not self._has_something_to_show(chunk) and chunk.finish_reason is None:
             return None
         index = b'{"index":%d,"text":' % chunk.choice
         logprobs = b"null"
         if self._wants_logprobs and chunk.logprobs:
-            logprobs = self._completion_logprobs(chunk.choice, chunk.logprobs)
+            logprobs = self._completion_logprobs(chunk.choice, (*(chunk.prompt_logprobs or ()), *chunk.logprobs))
         return self._assemble(index, _encode(chunk.text), logprobs, chunk.finish_reason, chunk.token_ids)
 
     def _completion_logprobs(self, choice: int, tokens: tuple[TokenLogprob, ...]) -> bytes:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.meta
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
@@ -18,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from shared.contracts.errors import InvalidRequest
 from shared.contracts.requests import ChatMessage
+from shared.contracts.tools import Tool
 
 
 class _GenerationTag(Extension):
@@ -80,16 +82,23 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, special_tokens: dict[str, str] | None = None) -> None:
         """`special_tokens` are variables that templates use: `bos_token`, `eos_token` ..."""
-        self._template = _environment().from_string(source)
+        environment = _environment()
+        self._template = environment.from_string(source)
+        self.source = source
+        self.has_tools = "tools" in jinja2.meta.find_undeclared_variables(environment.parse(source))
         self._special_tokens = dict(special_tokens or {})
 
-    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self, messages: Sequence[ChatMessage], *, tools: Sequence[Tool] = (), add_generation_prompt: bool = True
+    ) -> str:
         """Raises InvalidRequest where the template does: it refuses conversations its model cannot follow."""
+        if tools and not self.has_tools:
+            raise InvalidRequest("the model's chat template has no place for tools", param="tools")
         try:
             return self._template.render(
                 **self._special_tokens,
                 messages=[_plain(message) for message in messages],
-                tools=None,
+                tools=[_plain_tool(tool) for tool in tools] or None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
             )
@@ -98,6 +107,28 @@ class ChatTemplate:
             raise InvalidRequest(problem, param="messages") from error
 
 
-def _plain(message: ChatMessage) -> dict[str, str]:
-    plain = {"role": message.role, "content": message.content}
-    return plain if message.name is None else {**plain, "name": message.name}
+def _plain(message: ChatMessage) -> dict[str, Any]:
+    """As OpenAI has it, but for arguments: templates write the object themselves."""
+    plain: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.name is not None:
+        plain["name"] = message.name
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        plain["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    return plain
+
+
+def _plain_tool(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    function["parameters"] = json.loads(tool.parameters) if tool.parameters else {"type": "object", "properties": {}}
+    return {"type": "function", "function": function}

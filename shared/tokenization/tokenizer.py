@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as BackendTokenizer
 
 from shared.contracts.errors import InvalidRequest
 from shared.contracts.requests import ChatMessage
+from shared.contracts.tools import Tool
 from shared.tokenization.byte_level import byte_table, is_byte_level
 from shared.tokenization.chat_template import ChatTemplate
 from shared.tokenization.special_tokens import eos_token_ids, special_token_texts
@@ -88,14 +89,18 @@ class Tokenizer:
             return [self._prefix_token_id, *ids]
         return ids
 
-    def chat_prompt(self, messages: Sequence[ChatMessage]) -> str:
+    @property
+    def chat_template_source(self) -> str | None:
+        return None if self._chat_template is None else self._chat_template.source
+
+    def chat_prompt(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
         if self._chat_template is None:
             raise InvalidRequest("the model has no chat template: use completions", param="messages")
-        return self._chat_template.render(messages)
+        return self._chat_template.render(messages, tools=tools)
 
-    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+    def encode_chat(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> list[int]:
         """The conversation, up to where the assistant speaks. Raises InvalidRequest if the template refuses."""
-        return self.encode(self.chat_prompt(messages))
+        return self.encode(self.chat_prompt(messages, tools))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of all tokens at once, special ones left out."""

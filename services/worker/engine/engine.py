@@ -14,17 +14,22 @@ from services.worker.engine.config import EngineConfig
 from services.worker.engine.events import (
     Cancel,
     EngineReady,
+    RequestRejected,
     RequestTimings,
     StepResult,
     StepStatistics,
     Submit,
 )
 from services.worker.engine.execution.model_loading import LoadedModel, load_model
+from services.worker.engine.grammar.compilations import Compilations
+from services.worker.engine.grammar.compiler import GrammarCompiler
 from services.worker.engine.kv_cache.paged_cache import PagedCache
 from services.worker.engine.request_intake import check_submission, open_request
 from services.worker.engine.scheduling.scheduler import Scheduler
 from services.worker.engine.sequence import RequestProgress, Sequence
-from services.worker.engine.step_report import StepReport
+from services.worker.engine.step_report import StepReport, reason_to_fail
+
+_IDLE_SECONDS = 0.01
 
 
 class Engine:
@@ -45,6 +50,7 @@ class Engine:
             policy=config.policy,
         )
         self._requests: dict[str, RequestProgress] = {}
+        self._compilations = Compilations(GrammarCompiler(config.model, vocabulary_size=model.vocabulary_size))
         self._report = StepReport()
         self._num_steps = 0
         self.ready = EngineReady(
@@ -73,7 +79,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Something to compute, or something to tell."""
-        return self._scheduler.has_work or not self._report.is_empty
+        return self._scheduler.has_work or not self._report.is_empty or not self._compilations.is_empty
 
     def submit(self, submit: Submit) -> None:
         """Queue a request. What cannot run is rejected by name in the next step's result, never raised."""
@@ -82,7 +88,7 @@ class Engine:
             vocabulary_size=self.ready.vocabulary_size,
             max_model_tokens=self.ready.max_model_tokens,
             is_known=submit.request_id in self._requests,
-            num_places=self._config.max_waiting_sequences - self._scheduler.num_waiting,
+            num_places=self._config.max_waiting_sequences - self._num_waiting,
         )
         if rejection is not None:
             self._report.rejected.append(rejection)
@@ -94,6 +100,16 @@ class Engine:
             submitted_ns=time.time_ns(),
         )
         self._requests[request.request_id] = request
+        if submit.grammar is None:
+            self._start(request)
+        else:
+            self._compilations.begin(request, submit.grammar, submit.eos_token_ids)
+
+    @property
+    def _num_waiting(self) -> int:
+        return self._scheduler.num_waiting + self._compilations.num_choices
+
+    def _start(self, request: RequestProgress) -> None:
         for sequence in list(request.sequences.values()):
             reason = sequence.finish_reason()
             if reason is not None:
@@ -107,15 +123,21 @@ class Engine:
         request = self._requests.get(cancel.request_id)
         if request is None:
             return
+        is_compiling = request.request_id in self._compilations
         for choice in list(request.sequences) if cancel.choice is None else [cancel.choice]:
             sequence = request.sequences.get(choice)
             if sequence is not None:
-                self._scheduler.cancel(sequence)
+                if not is_compiling:
+                    self._scheduler.cancel(sequence)
                 self._end(sequence)
+        if not request.sequences:
+            self._compilations.discard(request.request_id)
 
     def step(self) -> StepResult:
         """One batch through the model; without work only what is left to tell."""
         started = time.perf_counter()
+        if not self._compilations.is_empty:
+            self._start_compiled()
         batch = self._scheduler.schedule()
         if batch.items:
             self._compute(batch)
@@ -126,16 +148,30 @@ class Engine:
         """Raises AssertionError when blocks or sequences do not add up."""
         self._scheduler.check_integrity()
 
+    def _start_compiled(self) -> None:
+        """What has its grammar now is queued; with nothing else to do, wait a moment for it."""
+        if not self._scheduler.has_work and self._report.is_empty:
+            self._compilations.wait(_IDLE_SECONDS)
+        for request, refusal in self._compilations.take_finished():
+            if refusal is None:
+                self._start(request)
+            else:
+                self._report.rejected.append(refusal)
+                del self._requests[request.request_id]
+
     def _compute(self, batch: ScheduledBatch) -> None:
         _mark_scheduled(batch, time.time_ns())
         sampled = self._runner.run(batch)
         self._scheduler.complete(batch, sampled)
         now_ns = time.time_ns()
-        broken: dict[str, None] = {}
+        broken: dict[str, RequestRejected] = {}
         for token in sampled:
             sequence, request = token.sequence, token.sequence.request
-            if not token.is_valid:
-                broken[request.request_id] = None
+            if sequence.constraint is not None:
+                sequence.constraint.advance([token.token_id])
+            rejection = reason_to_fail(token)
+            if rejection is not None:
+                broken[request.request_id] = rejection
                 continue
             request.first_token_ns = request.first_token_ns or now_ns
             request.last_token_ns = now_ns
@@ -144,12 +180,12 @@ class Engine:
             if reason is not None:
                 self._scheduler.finish(sequence)
                 self._end(sequence)
-        for request_id in broken:
-            self._fail(request_id)
+        for rejection in broken.values():
+            self._fail(rejection)
 
-    def _fail(self, request_id: str) -> None:
-        self._report.reject_invalid_logits(request_id)
-        request = self._requests.pop(request_id, None)
+    def _fail(self, rejection: RequestRejected) -> None:
+        self._report.rejected.append(rejection)
+        request = self._requests.pop(rejection.request_id, None)
         if request is not None:
             for sequence in list(request.sequences.values()):
                 self._scheduler.cache.forget(sequence)
@@ -178,7 +214,7 @@ class Engine:
             step=self._num_steps,
             duration_seconds=duration_seconds,
             num_running=len(self._scheduler.running),
-            num_waiting=self._scheduler.num_waiting,
+            num_waiting=self._num_waiting,
             num_prefill_tokens=batch.num_prefill_tokens,
             num_decode_tokens=batch.num_decode_tokens,
             blocks_total=pool.num_blocks,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from shared.contracts.grammar import Grammar
 from shared.contracts.sampling import SamplingParameters
 
 
@@ -31,6 +32,8 @@ class Submit:
     choice, those it starts with included; the shell resolves None before submitting. `order` sorts waiting
     requests: (lane, priority, deadline, arrival), smallest first. `cache_salt` names the tenant: it separates
     prefixes, and of equal lane and priority the tenant that was served least goes next.
+    `prompt_logprobs`: the first event of each choice scores its prompt, as `sampling.logprobs` says. `grammar` holds
+    every choice; the tokens that a choice starts with are part of its word.
     """
 
     request_id: str
@@ -40,6 +43,8 @@ class Submit:
     order: tuple[int, int, int, int] = (0, 0, 0, 0)
     cache_salt: str = ""
     traceparent: str | None = None
+    prompt_logprobs: bool = False
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +77,8 @@ class TokensSampled(msgspec.Struct, frozen=True, kw_only=True, array_like=True, 
     logprobs: list[LogprobEntry] | None = None
     finish_reason: str | None = None
     """`stop` | `length`, on the choice's last event."""
+    prompt_logprobs: list[LogprobEntry] | None = None
+    """Of the prompt's tokens from the second on; on the first event of a choice, if asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

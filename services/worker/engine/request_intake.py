@@ -1,6 +1,6 @@
 """The engine's door: what a submission must be, and the sequences it becomes. No torch, no blocks."""
 
-from services.worker.engine.events import RequestRejected, Submit
+from services.worker.engine.events import LogprobEntry, RequestRejected, Submit
 from services.worker.engine.sequence import RequestProgress, Sequence
 from shared.contracts.errors import EngineSaturated, InvalidRequest, PromptTooLong
 
@@ -31,6 +31,9 @@ def check_submission(
     if any(not 0 <= token_id < vocabulary_size for token_id in submit.sampling.stop_token_ids):
         message = f"token ids must be from 0 to {vocabulary_size - 1}"
         return _reject(submit, InvalidRequest.code, message, "stop_token_ids")
+    if any(not 0 <= token_id < vocabulary_size for token_id, _ in submit.sampling.logit_bias):
+        message = f"token ids must be from 0 to {vocabulary_size - 1}"
+        return _reject(submit, InvalidRequest.code, message, "logit_bias")
     return None
 
 
@@ -53,7 +56,9 @@ def open_request(submit: Submit, *, vocabulary_size: int, max_model_tokens: int,
         ending_token_ids=frozenset(ending),
         submitted_ns=submitted_ns,
     )
+    scored: dict[tuple[int, ...], list[LogprobEntry | None]] = {}
     for choice in submit.choices:
+        prompt = tuple(choice.prompt_token_ids) if submit.prompt_logprobs else ()
         room = max_model_tokens - len(choice.prompt_token_ids)
         request.sequences[choice.index] = Sequence(
             request=request,
@@ -62,5 +67,6 @@ def open_request(submit: Submit, *, vocabulary_size: int, max_model_tokens: int,
             token_ids=choice.prompt_token_ids + choice.output_token_ids,
             num_prompt_tokens=len(choice.prompt_token_ids),
             max_output_tokens=room if sampling.max_tokens is None else sampling.max_tokens,
+            prompt_logprobs=scored.setdefault(prompt, [None] * (len(prompt) - 1)) if prompt else None,
         )
     return request

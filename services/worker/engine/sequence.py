@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Protocol
 
+from services.worker.engine.events import LogprobEntry
 from shared.contracts.sampling import SamplingParameters
 
 OrderKey = tuple[tuple[int, int, int, int], int, int]
@@ -20,6 +22,35 @@ class SequenceState(Enum):
     WAITING = auto()
     RUNNING = auto()
     FINISHED = auto()
+
+
+class TokenConstraint(Protocol):
+    """Which tokens may come next; implemented by `grammar/`. Called by the engine's thread; nothing raises."""
+
+    @property
+    def field(self) -> str:
+        """What the caller called the grammar."""
+        ...
+
+    @property
+    def problem(self) -> str | None:
+        """Why the choice cannot go on; then nothing else is of use."""
+        ...
+
+    @property
+    def is_finished(self) -> bool:
+        """The output is complete: nothing may follow."""
+        ...
+
+    def begin_mask(self) -> None:
+        """Start computing the next mask beside the model. Returns at once."""
+        ...
+
+    def mask(self) -> bytes | None:
+        """One bit per token, lowest first. Waits for it, within bounds; None: there is a problem."""
+        ...
+
+    def advance(self, token_ids: list[int]) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -61,6 +92,15 @@ class Sequence:
     num_registered_blocks: int = 0
     """Leading blocks already offered to the prefix cache."""
     followers: list[Sequence] = field(default_factory=list)
+    constraint: TokenConstraint | None = None
+    prompt_logprobs: list[LogprobEntry | None] | None = None
+    """Of the prompt's tokens from the second on, shared by choices of one prompt; None when not asked for."""
+    has_told_prompt_logprobs: bool = False
+
+    @property
+    def needs_whole_prompt(self) -> bool:
+        """Its prompt is still to be scored: what another request left in the cache has no scores."""
+        return self.prompt_logprobs is not None and None in self.prompt_logprobs
 
     @property
     def order_key(self) -> OrderKey:
@@ -108,6 +148,8 @@ class Sequence:
             and num_output_tokens > self.request.sampling.min_tokens
             and self.token_ids[-1] in self.request.ending_token_ids
         ):
+            return "stop"
+        if self.constraint is not None and self.constraint.is_finished:
             return "stop"
         if num_output_tokens >= self.max_output_tokens:
             return "length"

@@ -11,6 +11,7 @@ from services.worker.engine.events import (
     StepStatistics,
     TokensSampled,
 )
+from services.worker.engine.grammar.compilations import grammar_rejection
 from services.worker.engine.sequence import Sequence
 from shared.contracts.errors import EngineFailed
 
@@ -29,6 +30,10 @@ class StepReport:
         """The token is its sequence's newest."""
         sequence = token.sequence
         logprobs = None
+        prompt_logprobs = None
+        if sequence.prompt_logprobs is not None and not sequence.has_told_prompt_logprobs:
+            sequence.has_told_prompt_logprobs = True
+            prompt_logprobs = [entry for entry in sequence.prompt_logprobs if entry is not None]
         if token.logprob is not None:
             entry = LogprobEntry(
                 logprob=token.logprob, top_token_ids=token.top_token_ids, top_logprobs=token.top_logprobs
@@ -42,6 +47,7 @@ class StepReport:
                 token_ids=[token.token_id],
                 logprobs=logprobs,
                 finish_reason=finish_reason,
+                prompt_logprobs=prompt_logprobs,
             )
         )
 
@@ -57,16 +63,19 @@ class StepReport:
             )
         )
 
-    def reject_invalid_logits(self, request_id: str) -> None:
-        self.rejected.append(
-            RequestRejected(
-                request_id=request_id,
-                code=EngineFailed.code,
-                message="the model computed something that is not a number",
-            )
-        )
-
     def take(self, statistics: StepStatistics) -> StepResult:
         result = StepResult(tokens=self.tokens, timings=self.timings, rejected=self.rejected, statistics=statistics)
         self.tokens, self.timings, self.rejected = [], [], []
         return result
+
+
+def reason_to_fail(token: SampledToken) -> RequestRejected | None:
+    """Why the request of this token cannot go on; None when it can."""
+    sequence = token.sequence
+    request_id = sequence.request.request_id
+    if not token.is_valid:
+        message = "the model computed something that is not a number"
+        return RequestRejected(request_id=request_id, code=EngineFailed.code, message=message)
+    if sequence.constraint is not None and sequence.constraint.problem is not None:
+        return grammar_rejection(request_id, sequence.constraint.field, sequence.constraint.problem)
+    return None

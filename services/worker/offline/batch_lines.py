@@ -77,8 +77,6 @@ def _request(fields: dict[str, Any]) -> InferenceRequest:
         raise InvalidRequest(f"url must be one of {', '.join(_KINDS)}.", param="url")
     if not isinstance(body, dict):
         raise InvalidRequest("body must be an object.", param="body")
-    if body.get("echo"):
-        raise InvalidRequest("echo is not supported.", param="echo")
     try:
         request = parse_request(json.dumps(body).encode(), kind=kind)
     except PoisonMessage as error:

@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.worker.engine.events import ChoiceStart, RequestTimings, Submit, TokensSampled
-from services.worker.running_choice import RunningChoice
+from services.worker.running_choice import Echo, RunningChoice
 from services.worker.running_request import choice_seed
 from shared.contracts.errors import InvalidRequest, PromptTooLong
 from shared.contracts.events import InferenceOutcome, Outcome, Usage
 from shared.contracts.identifiers import RequestId, seed_from_request_id
 from shared.contracts.requests import InferenceRequest, Prompt, RequestKind
+from shared.openai.called_tools import with_tool_calls
+from shared.openai.tool_grammar import format_taught_by, output_grammar
 from shared.tokenization.incremental_detokenizer import IncrementalDetokenizer, NoTextDetokenizer
 from shared.tokenization.tokenizer import Tokenizer
 
@@ -35,11 +37,14 @@ def prepare_prompts(request: InferenceRequest, tokenizer: Tokenizer | None, limi
     """Tokenize, and hold against the limits. `tokenizer` None: prompts of token ids only. Raises RequestError."""
     field = "messages" if request.kind is RequestKind.CHAT else "prompt"
     if request.kind is RequestKind.CHAT:
-        prompts = [_required(tokenizer, "messages").encode_chat(request.messages)]
+        tools = request.tools if request.may_call_tools else ()
+        prompts = [_required(tokenizer, "messages").encode_chat(request.messages, tools)]
     else:
         prompts = [_prompt_token_ids(prompt, tokenizer, limits.vocabulary_size) for prompt in request.prompts]
     if request.sampling.stop:
         _required(tokenizer, "stop")
+    if request.grammar is not None:
+        _required(tokenizer, request.grammar.field)
     if not all(prompts):
         raise InvalidRequest("The prompt is empty.", param=field)
     longest, asked = max(map(len, prompts)), request.sampling.max_tokens
@@ -89,6 +94,7 @@ class OfflineRequest:
         self._order = order
         self._seed = request.sampling.seed if request.has_own_seed else seed_from_request_id(request_id)
         self._cached_tokens = 0
+        self._call_format = format_taught_by(None if tokenizer is None else tokenizer.chat_template_source)
         self._choices = [self._new_choice(index) for index in range(request.num_choices)]
 
     def _prompt_of(self, choice: int) -> list[int]:
@@ -108,7 +114,14 @@ class OfflineRequest:
             token_text=_no_text if tokenizer is None else tokenizer.token_text,
             has_stop_strings=bool(sampling.stop),
             wants_logprobs=sampling.logprobs is not None,
+            echo=Echo(text=self._prompt_text(index), token_ids=prompt) if self.request.echo else None,
         )
+
+    def _prompt_text(self, choice: int) -> str:
+        asked = self.request.prompts[choice // self.request.sampling.n]
+        if asked.text is not None:
+            return asked.text
+        return "" if self._tokenizer is None else self._tokenizer.decode(asked.token_ids or ())
 
     def submission(self, eos_token_ids: Sequence[int]) -> Submit:
         return Submit(
@@ -124,11 +137,15 @@ class OfflineRequest:
             sampling=replace(self.request.sampling, seed=self._seed, max_tokens=self._prompts.max_tokens),
             eos_token_ids=list(eos_token_ids),
             order=(0, 0, 0, self._order),
+            prompt_logprobs=self.request.echo and self.request.sampling.logprobs is not None,
+            grammar=output_grammar(self.request, self._call_format),
         )
 
     def accept(self, event: TokensSampled) -> bool:
         """True when a stop string ended the choice: the engine must be told."""
-        return self._choices[event.choice].accept(event.position, event.token_ids, event.logprobs, event.finish_reason)
+        return self._choices[event.choice].accept(
+            event.position, event.token_ids, event.logprobs, event.finish_reason, event.prompt_logprobs
+        )
 
     def note_timings(self, timings: RequestTimings) -> None:
         self._cached_tokens = timings.cached_prompt_tokens
@@ -138,7 +155,7 @@ class OfflineRequest:
         return all(choice.is_finished for choice in self._choices)
 
     def outcome(self, *, model: str, created_seconds: int) -> InferenceOutcome:
-        choices = tuple(choice.result() for choice in self._choices)
+        choices = tuple(with_tool_calls(choice.result(), self.request, self.request_id) for choice in self._choices)
         return InferenceOutcome(
             request_id=self.request_id,
             outcome=Outcome.COMPLETED,

@@ -11,6 +11,7 @@ import torch
 from services.worker.engine.batch import SampledToken, ScheduledBatch
 from services.worker.engine.execution.step_inputs import prepare_inputs
 from services.worker.engine.models.decoder import Decoder
+from services.worker.engine.sampling.prompt_logprobs import score_prompts
 from services.worker.engine.sampling.sampler import sample
 
 _CACHE_LINE_BYTES = 64
@@ -38,7 +39,11 @@ class ModelRunner:
         """One token for every sampler of the batch."""
         self._copy_blocks(batch.block_copies)
         inputs = prepare_inputs(batch, block_size_tokens=self._block_size_tokens, device=self._device)
+        for sequence in inputs.samplers:
+            if sequence.constraint is not None:
+                sequence.constraint.begin_mask()
         hidden = self._decoder.forward(inputs.token_ids, self._cache, inputs.layout)
+        score_prompts(inputs.items, inputs.layout.query_start_list, hidden, self._decoder.logits)
         if not inputs.samplers:
             return []
         if inputs.sampled_rows != list(range(hidden.shape[0])):

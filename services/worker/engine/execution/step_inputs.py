@@ -13,9 +13,10 @@ from services.worker.engine.sequence import Sequence
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInputs:
-    """`token_ids` [T] int64. Sampler i draws from the logits of row `sampled_rows[i]` of the step."""
+    """`token_ids` [T] int64, of `items` in turn. Sampler i draws from the logits of row `sampled_rows[i]`."""
 
     token_ids: torch.Tensor
+    items: list[ScheduledSequence]
     layout: StepLayout
     sampled_rows: list[int]
     samplers: list[Sequence]
@@ -54,6 +55,7 @@ def prepare_inputs(batch: ScheduledBatch, *, block_size_tokens: int, device: tor
         block_size_tokens=block_size_tokens,
     )
     return StepInputs(
+        items=items,
         token_ids=torch.tensor(token_ids, dtype=torch.int64, device=device),
         layout=layout,
         sampled_rows=sampled_rows,

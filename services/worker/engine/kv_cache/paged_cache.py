@@ -61,7 +61,7 @@ class PagedCache:
 
     def find_prefix(self, sequence: Sequence) -> list[int]:
         """Blocks with the sequence's first tokens, longest chain there is; at least one token stays to compute."""
-        if not self._enable_prefix_cache:
+        if not self._enable_prefix_cache or sequence.needs_whole_prompt:
             return []
         found: list[int] = []
         for index in range((sequence.num_tokens - 1) // self.block_size_tokens):

@@ -1,4 +1,4 @@
-"""What earlier tokens do to the next one's logits: repetition, frequency and presence penalties, minimum length.
+"""What the caller and earlier tokens do to the next one's logits: bias, penalties, minimum length.
 
 Sources: Keskar et al. 2019 (repetition, over prompt and output); OpenAI's API (frequency and presence, output).
 """
@@ -13,6 +13,7 @@ from services.worker.engine.sequence import Sequence
 
 def apply_penalties(logits: torch.Tensor, sequences: list[Sequence]) -> None:
     """logits [R, V] float32, changed in place; row r belongs to sequence r."""
+    _bias(logits, sequences)
     for row, sequence in enumerate(sequences):
         sampling = sequence.request.sampling
         if sampling.repetition_penalty != 1.0:
@@ -20,7 +21,28 @@ def apply_penalties(logits: torch.Tensor, sequences: list[Sequence]) -> None:
         if sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0:
             _frequency(logits[row], sequence.output_token_ids, sampling.frequency_penalty, sampling.presence_penalty)
         if sequence.num_output_tokens < sampling.min_tokens and sequence.request.ending_token_ids:
-            logits[row, sorted(sequence.request.ending_token_ids)] = -math.inf
+            _forbid_end(logits[row], sequence)
+
+
+def _bias(logits: torch.Tensor, sequences: list[Sequence]) -> None:
+    """Every biased token of every row in one operation."""
+    biased = [
+        (row, token_id, bias)
+        for row, sequence in enumerate(sequences)
+        for token_id, bias in sequence.request.sampling.logit_bias
+    ]
+    if biased:
+        rows, token_ids, biases = (torch.tensor(part, device=logits.device) for part in zip(*biased, strict=True))
+        logits.index_put_((rows, token_ids), biases.to(logits.dtype), accumulate=True)
+
+
+def _forbid_end(logits: torch.Tensor, sequence: Sequence) -> None:
+    """logits [V]. Where a grammar allows nothing but the end, the minimum gives way."""
+    ending = sorted(sequence.request.ending_token_ids)
+    before = logits[ending]
+    logits[ending] = -math.inf
+    if sequence.constraint is not None and not bool(logits.isfinite().any()):
+        logits[ending] = before
 
 
 def _repetition(logits: torch.Tensor, token_ids: list[int], penalty: float) -> None:

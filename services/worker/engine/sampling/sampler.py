@@ -8,6 +8,7 @@ import torch
 from services.worker.engine.batch import SampledToken
 from services.worker.engine.sampling.noise import uniform
 from services.worker.engine.sampling.penalties import apply_penalties
+from services.worker.engine.sampling.token_masks import apply_masks
 from services.worker.engine.sampling.truncation import truncate
 from services.worker.engine.sequence import Sequence
 
@@ -19,6 +20,7 @@ def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[SampledToken
         logits[[row for row, valid in enumerate(is_valid) if not valid]] = 0.0
     wanted = [row for row, sequence in enumerate(sequences) if sequence.request.sampling.logprobs is not None]
     raw = dict(zip(wanted, logits[wanted].log_softmax(dim=1), strict=True)) if wanted else {}
+    apply_masks(logits, sequences)
     apply_penalties(logits, sequences)
     token_ids = _choose(logits, sequences)
     return [

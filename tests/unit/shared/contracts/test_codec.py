@@ -47,7 +47,8 @@ def _fields_at_default(value: object, where: str) -> list[str]:
     for field in fields(value):
         content = getattr(value, field.name)
         default = None if field.default is MISSING else field.default
-        if content in (default, 0, "", (), None):
+        empty = () if default else (0, "", (), None)
+        if content in (default, *empty):
             found.append(f"{where}.{field.name}")
         found += _fields_at_default(content, f"{where}.{field.name}")
     return found

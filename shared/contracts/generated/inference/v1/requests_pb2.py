@@ -24,23 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1binference/v1/requests.proto\x12\x15penstock.inference.v1\"H\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\x04name\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_name\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"Y\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x34\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x1f.penstock.inference.v1.TokenIdsH\x00\x42\t\n\x07\x63ontent\"\xb3\x03\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x11\x66requency_penalty\x18\x06 \x01(\x01\x12\x18\n\x10presence_penalty\x18\x07 \x01(\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x03\x88\x01\x01\x12\x0e\n\x01n\x18\t \x01(\rH\x04\x88\x01\x01\x12\x17\n\nmax_tokens\x18\n \x01(\rH\x05\x88\x01\x01\x12\x12\n\nmin_tokens\x18\x0b \x01(\r\x12\x0c\n\x04stop\x18\x0c \x03(\t\x12\x16\n\x0estop_token_ids\x18\r \x03(\r\x12\x12\n\nignore_eos\x18\x0e \x01(\x08\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x06\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x04\n\x02_nB\r\n\x0b_max_tokensB\x0b\n\t_logprobs\"\xc8\x02\n\x12InferenceRequested\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".penstock.inference.v1.RequestKind\x12\x12\n\x05model\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x34\n\x08messages\x18\x03 \x03(\x0b\x32\".penstock.inference.v1.ChatMessage\x12.\n\x07prompts\x18\x04 \x03(\x0b\x32\x1d.penstock.inference.v1.Prompt\x12;\n\x08sampling\x18\x05 \x01(\x0b\x32).penstock.inference.v1.SamplingParameters\x12\x0e\n\x06stream\x18\x06 \x01(\x08\x12\x15\n\rinclude_usage\x18\x07 \x01(\x08\x12\x18\n\x10return_token_ids\x18\x08 \x01(\x08\x42\x08\n\x06_model*_\n\x0bRequestKind\x12\x1c\n\x18REQUEST_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11REQUEST_KIND_CHAT\x10\x01\x12\x1b\n\x17REQUEST_KIND_COMPLETION\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1binference/v1/requests.proto\x12\x15penstock.inference.v1\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\xa9\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\x04name\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x33\n\ntool_calls\x18\x04 \x03(\x0b\x32\x1f.penstock.inference.v1.ToolCall\x12\x19\n\x0ctool_call_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x42\x07\n\x05_nameB\x0f\n\r_tool_call_id\"f\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nparameters\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x0e\n\x0c_descriptionB\r\n\x0b_parameters\"X\n\x07Grammar\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".penstock.inference.v1.GrammarKind\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"Y\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x34\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x1f.penstock.inference.v1.TokenIdsH\x00\x42\t\n\x07\x63ontent\"\xb3\x04\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x11\x66requency_penalty\x18\x06 \x01(\x01\x12\x18\n\x10presence_penalty\x18\x07 \x01(\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x03\x88\x01\x01\x12\x0e\n\x01n\x18\t \x01(\rH\x04\x88\x01\x01\x12\x17\n\nmax_tokens\x18\n \x01(\rH\x05\x88\x01\x01\x12\x12\n\nmin_tokens\x18\x0b \x01(\r\x12\x0c\n\x04stop\x18\x0c \x03(\t\x12\x16\n\x0estop_token_ids\x18\r \x03(\r\x12\x12\n\nignore_eos\x18\x0e \x01(\x08\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x06\x88\x01\x01\x12L\n\nlogit_bias\x18\x10 \x03(\x0b\x32\x38.penstock.inference.v1.SamplingParameters.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x04\n\x02_nB\r\n\x0b_max_tokensB\x0b\n\t_logprobs\"\xd9\x04\n\x12InferenceRequested\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".penstock.inference.v1.RequestKind\x12\x12\n\x05model\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x34\n\x08messages\x18\x03 \x03(\x0b\x32\".penstock.inference.v1.ChatMessage\x12.\n\x07prompts\x18\x04 \x03(\x0b\x32\x1d.penstock.inference.v1.Prompt\x12;\n\x08sampling\x18\x05 \x01(\x0b\x32).penstock.inference.v1.SamplingParameters\x12\x0e\n\x06stream\x18\x06 \x01(\x08\x12\x15\n\rinclude_usage\x18\x07 \x01(\x08\x12\x18\n\x10return_token_ids\x18\x08 \x01(\x08\x12\x0c\n\x04\x65\x63ho\x18\t \x01(\x08\x12/\n\x07grammar\x18\n \x01(\x0b\x32\x1e.penstock.inference.v1.Grammar\x12*\n\x05tools\x18\x0b \x03(\x0b\x32\x1b.penstock.inference.v1.Tool\x12\x36\n\x0btool_choice\x18\x0c \x01(\x0e\x32!.penstock.inference.v1.ToolChoice\x12\x1d\n\x10tool_choice_name\x18\r \x01(\tH\x01\x88\x01\x01\x12 \n\x13parallel_tool_calls\x18\x0e \x01(\x08H\x02\x88\x01\x01\x42\x08\n\x06_modelB\x13\n\x11_tool_choice_nameB\x16\n\x14_parallel_tool_calls*_\n\x0bRequestKind\x12\x1c\n\x18REQUEST_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11REQUEST_KIND_CHAT\x10\x01\x12\x1b\n\x17REQUEST_KIND_COMPLETION\x10\x02*\x86\x01\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x01\x12\x14\n\x10TOOL_CHOICE_AUTO\x10\x02\x12\x18\n\x14TOOL_CHOICE_REQUIRED\x10\x03\x12\x15\n\x11TOOL_CHOICE_NAMED\x10\x04*\xaf\x01\n\x0bGrammarKind\x12\x1c\n\x18GRAMMAR_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18GRAMMAR_KIND_JSON_SCHEMA\x10\x01\x12\x1c\n\x18GRAMMAR_KIND_JSON_OBJECT\x10\x02\x12\x16\n\x12GRAMMAR_KIND_REGEX\x10\x03\x12\x17\n\x13GRAMMAR_KIND_CHOICE\x10\x04\x12\x15\n\x11GRAMMAR_KIND_LARK\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inference.v1.requests_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REQUESTKIND']._serialized_start=1013
-  _globals['_REQUESTKIND']._serialized_end=1108
-  _globals['_CHATMESSAGE']._serialized_start=54
-  _globals['_CHATMESSAGE']._serialized_end=126
-  _globals['_TOKENIDS']._serialized_start=128
-  _globals['_TOKENIDS']._serialized_end=151
-  _globals['_PROMPT']._serialized_start=153
-  _globals['_PROMPT']._serialized_end=242
-  _globals['_SAMPLINGPARAMETERS']._serialized_start=245
-  _globals['_SAMPLINGPARAMETERS']._serialized_end=680
-  _globals['_INFERENCEREQUESTED']._serialized_start=683
-  _globals['_INFERENCEREQUESTED']._serialized_end=1011
+  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_REQUESTKIND']._serialized_start=1763
+  _globals['_REQUESTKIND']._serialized_end=1858
+  _globals['_TOOLCHOICE']._serialized_start=1861
+  _globals['_TOOLCHOICE']._serialized_end=1995
+  _globals['_GRAMMARKIND']._serialized_start=1998
+  _globals['_GRAMMARKIND']._serialized_end=2173
+  _globals['_TOOLCALL']._serialized_start=54
+  _globals['_TOOLCALL']._serialized_end=109
+  _globals['_CHATMESSAGE']._serialized_start=112
+  _globals['_CHATMESSAGE']._serialized_end=281
+  _globals['_TOOL']._serialized_start=283
+  _globals['_TOOL']._serialized_end=385
+  _globals['_GRAMMAR']._serialized_start=387
+  _globals['_GRAMMAR']._serialized_end=475
+  _globals['_TOKENIDS']._serialized_start=477
+  _globals['_TOKENIDS']._serialized_end=500
+  _globals['_PROMPT']._serialized_start=502
+  _globals['_PROMPT']._serialized_end=591
+  _globals['_SAMPLINGPARAMETERS']._serialized_start=594
+  _globals['_SAMPLINGPARAMETERS']._serialized_end=1157
+  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_start=1017
+  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_end=1065
+  _globals['_INFERENCEREQUESTED']._serialized_start=1160
+  _globals['_INFERENCEREQUESTED']._serialized_end=1761
 # @@protoc_insertion_point(module_scope)

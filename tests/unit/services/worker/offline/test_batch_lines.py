@@ -71,7 +71,7 @@ def test_token_ids_may_be_given_and_asked_for() -> None:
         ({"body": "text"}, "body"),
         ({"extra": 1}, "extra"),
         ({"body": {"prompt": "x", "temperature": 99}}, "temperature"),
-        ({"body": {"prompt": "x", "echo": True}}, "echo"),
+        ({"body": {"prompt": "x", "echo": 1}}, "echo"),
         ({"body": {"prompt": "x", "stream": True}}, "stream"),
         ({"body": {"prompt": "x", "max_tokens": 0}}, "max_tokens"),
         ({"body": {"prompt": "x", "no_such_field": 1}}, "no_such_field"),

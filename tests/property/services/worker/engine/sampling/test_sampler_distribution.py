@@ -1,7 +1,7 @@
 """The sampler draws from the distribution it should: chi-square tests, and any filter's draws stay inside it.
 
 Every chi-square limit is the 1 in 10,000 quantile; seeds are fixed, so the tests do not flicker, and a changed
-generator has a false alarm in at most one of 2,500 changes (four distributions).
+generator has a false alarm in at most one of 1,600 changes (six distributions).
 """
 
 from typing import Any
@@ -18,6 +18,22 @@ NUM_DRAWS = 20_000
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, 0.0, -0.5, -1.0, -2.0])
 LIMITS = {7: 29.88, 4: 23.51, 2: 18.42, 3: 21.11}
 """1 in 10,000 quantiles of chi-square by degrees of freedom."""
+
+
+class FixedMask:
+    """A grammar that allows the same tokens always."""
+
+    field, problem, is_finished = "response_format", None, False
+
+    def __init__(self, allowed: list[int]) -> None:
+        self._mask = bytes([sum(1 << token_id for token_id in allowed)])
+
+    def begin_mask(self) -> None: ...
+
+    def mask(self) -> bytes:
+        return self._mask
+
+    def advance(self, token_ids: list[int]) -> None: ...
 
 
 def counts(**parameters: Any) -> torch.Tensor:
@@ -43,6 +59,25 @@ def test_draws_follow_the_distribution(parameters: dict[str, Any], kept: int) ->
     assert found[kept:].sum() == 0
     statistic = ((found - expected)[:kept] ** 2 / expected[:kept]).sum()
     assert float(statistic) < LIMITS[kept - 1]
+
+
+def test_biased_draws_follow_the_biased_distribution() -> None:
+    bias = torch.tensor([-1.5, 0, 0, 1.0, 0, 0, 2.0, 0])
+    found = counts(temperature=1.0, logit_bias=((0, -1.5), (3, 1.0), (6, 2.0)))
+    expected = (LOGITS.double() + bias).softmax(dim=0) * NUM_DRAWS
+    assert float(((found - expected) ** 2 / expected).sum()) < LIMITS[7]
+
+
+def test_draws_under_a_grammar_follow_the_models_distribution_over_what_is_allowed() -> None:
+    allowed = [0, 2, 5, 6, 7]
+    sequences = [make_sequence([1], seed=seed, temperature=1.0) for seed in range(NUM_DRAWS)]
+    for sequence in sequences:
+        sequence.constraint = FixedMask(allowed)
+    tokens = [token.token_id for token in sample(LOGITS.repeat(NUM_DRAWS, 1), sequences)]
+    found = torch.bincount(torch.tensor(tokens), minlength=len(LOGITS)).double()
+    expected = LOGITS.double()[allowed].softmax(dim=0) * NUM_DRAWS
+    assert found.sum() == found[allowed].sum()
+    assert float(((found[allowed] - expected) ** 2 / expected).sum()) < LIMITS[4]
 
 
 def test_successive_positions_of_one_seed_are_independent_draws() -> None:

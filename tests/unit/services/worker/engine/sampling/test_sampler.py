@@ -106,3 +106,20 @@ def test_end_tokens_are_out_until_the_minimum_length() -> None:
     logits = torch.zeros(2, 4)
     apply_penalties(logits, [short, long])
     assert logits.isinf().tolist() == [[False, True, False, True], [False] * 4]
+
+
+def test_bias_is_added_to_its_tokens_in_its_row_only() -> None:
+    logits = torch.zeros(3, 6)
+    biased = make_sequence([0], logit_bias=((1, 2.5), (4, -100.0)))
+    other = make_sequence([0], logit_bias=((0, 1.0),))
+    apply_penalties(logits, [biased, make_sequence([0]), other])
+    assert logits.tolist() == [[0, 2.5, 0, 0, -100.0, 0], [0.0] * 6, [1.0, 0, 0, 0, 0, 0]]
+
+
+def test_a_bias_of_a_hundred_decides_and_of_minus_a_hundred_forbids() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(1, 30)
+    best = int(logits.argmax())
+    sequences = [make_sequence([1], seed=seed, logit_bias=((7, 100.0),)) for seed in range(50)]
+    assert set(drawn(logits.repeat(50, 1), sequences)) == {7}
+    assert drawn(logits, [make_sequence([1], temperature=0.0, logit_bias=((best, -100.0),))]) != [best]
