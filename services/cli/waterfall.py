@@ -14,7 +14,7 @@ from rich.text import Text
 
 from services.cli.embedded.stored_span import StoredSpan
 
-BAR_CELLS = 28
+BAR_CELLS = 20
 _SERVICE_STYLES = {"gateway": "cyan", "worker": "green", "supervisor": "magenta"}
 WORKER_ID = "penstock.worker.id"
 _NOTABLE = (
@@ -112,12 +112,13 @@ def waterfall(spans: Sequence[StoredSpan]) -> RenderableType:
         return Text("no spans", style="dim")
     total_ns = max(row.offset_ns + row.duration_ns for row in rows)
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("service", no_wrap=True, max_width=16)
-    table.add_column("span", no_wrap=True, overflow="ellipsis", max_width=33)
-    table.add_column("at ms", justify="right", no_wrap=True)
-    table.add_column("took", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, width=BAR_CELLS)
     processes = _process_names(spans)
+    longest_name = min(16, max(map(len, ("service", *processes.values()))))
+    table.add_column("service", no_wrap=True, min_width=longest_name, max_width=16)
+    table.add_column("span", no_wrap=True, overflow="ellipsis", max_width=41)  # gives way on a narrow terminal
+    table.add_column("at ms", justify="right", no_wrap=True, min_width=7)
+    table.add_column("took", justify="right", no_wrap=True, min_width=6)
+    table.add_column("", no_wrap=True, min_width=BAR_CELLS)
     for row in rows:
         table.add_row(*_cells(row, total_ns, processes))
     return Group(_title(rows, total_ns), table)
