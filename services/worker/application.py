@@ -9,6 +9,7 @@ held by a worker that cannot work on them. The way down is `drain`.
 
 import asyncio
 import os
+import random
 import socket
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -139,6 +140,7 @@ class Worker:
             spawner=requests,
             clock=self._clock,
             tokenizer=self._tokenizer,
+            pass_on=self._pass_on,
         )
         values = PathSettings(
             pool=settings.pool,
@@ -210,20 +212,39 @@ class Worker:
 
     async def _hand_over(self, work: Work) -> None:
         """Release the claim and put a copy on the resume topic; only then is the record done here."""
-        record, envelope = work.delivery.record, work.envelope
         try:
             if work.token is not None:
                 await self._connections.ledger.release(work.request_id, work.token)
-            await self._connections.results.send(
-                self._connections.names.resume(self.settings.pool),
-                key=work.request_id.encode(),
-                value=record.value,
-                headers=copy_headers(envelope, record.headers, attempt=envelope.attempt + 1),
-            )
+            await self._copy_to_resume(work)
         except PlatformError as error:
             # Nobody is worse off: the lease ends, the offset is not committed, the record is delivered again.
             _log.warning("hand_over_failed", request_id=work.request_id, error=error.message)
-            return
+
+    async def _pass_on(self, work: Work) -> bool:
+        """To a partition of the resume topic that is not ours; False when all are, or Kafka does not take it."""
+        topic = self._connections.names.resume(self.settings.pool)
+        others = set(range(self._kafka.request_partitions)) - {
+            partition for name, partition in self._source.assignment if name == topic
+        }
+        if not others:
+            return False
+        try:
+            await self._copy_to_resume(work, partition=random.choice(sorted(others)))
+        except PlatformError as error:
+            _log.warning("not_passed_on", request_id=work.request_id, error=error.message)
+            return False
+        return True
+
+    async def _copy_to_resume(self, work: Work, *, partition: int | None = None) -> None:
+        """Raises `BrokerUnavailable`. The record is done here once its copy is acknowledged."""
+        record, envelope = work.delivery.record, work.envelope
+        await self._connections.results.send(
+            self._connections.names.resume(self.settings.pool),
+            key=work.request_id.encode(),
+            value=record.value,
+            headers=copy_headers(envelope, record.headers, attempt=envelope.attempt + 1),
+            partition=partition,
+        )
         work.delivery.done()
 
     async def _say_goodbye(self) -> None:

@@ -6,19 +6,19 @@ not answered by the ledger (held, recovering, away) asks again every 500 ms. Ref
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 import structlog
 
 from services.worker.conclusion import Conclusions
+from services.worker.logged_outcome import outcome_from_log, verdict_ending
 from services.worker.prompt_reading import PromptReader
 from services.worker.running_request import (
     Ending,
     RunningRequest,
     TextTokenizer,
     cancelled,
-    expired,
     failed,
 )
 from services.worker.work import RecordDelivery, Work
@@ -29,31 +29,29 @@ from shared.contracts.errors import (
     LedgerUnavailable,
     PlatformError,
     PoisonMessage,
-    WorkerLost,
 )
-from shared.contracts.events import ChoiceResult, Chunk, InferenceOutcome, Usage
+from shared.contracts.events import Chunk
 from shared.contracts.identifiers import (
     ClaimToken,
     Incarnation,
     RequestId,
     seed_from_request_id,
 )
-from shared.contracts.requests import RequestEnvelope, RequestKind
+from shared.contracts.requests import RequestEnvelope
 from shared.ledger.records import (
     Claim,
     ClaimRequest,
     Conflict,
     Ended,
     Finished,
+    Foreign,
     Held,
     Recovering,
     Registration,
     Run,
     Sealed,
-    Verdict,
 )
 from shared.messaging.dead_letter import DeadLetterLimit, DeadLetterStorm
-from shared.openai.outcomes import outcome_error
 from shared.resilience.clock import Clock
 
 _log = structlog.get_logger(__name__)
@@ -72,6 +70,10 @@ class Starting(Protocol):
 
     def start(self, run: RunningRequest) -> None: ...
     def is_running(self, request_id: RequestId) -> bool: ...
+
+
+PassOn = Callable[[Work], Awaitable[bool]]
+"""Puts a copy where another worker polls, acknowledged, and is done with the record. False: nowhere to, or not now."""
 
 
 class Spawner(Protocol):
@@ -99,6 +101,8 @@ class Intake:
         prompts: PromptReader,
         tokenizer: TextTokenizer,
         engine_is_ready: asyncio.Event,
+        engine_fingerprint: Callable[[], str],
+        pass_on: PassOn,
         spawner: Spawner,
         listener: IntakeListener,
         clock: Clock,
@@ -115,6 +119,8 @@ class Intake:
         self._prompts = prompts
         self._tokenizer = tokenizer
         self._engine_is_ready = engine_is_ready
+        self._engine_fingerprint = engine_fingerprint
+        self._pass_on = pass_on
         self._spawner = spawner
         self._listener = listener
         self._clock = clock
@@ -259,6 +265,7 @@ class Intake:
             coordinates=envelope.coordinates,
             max_attempts=self._max_attempts,
             running=self._starting.is_running(work.request_id),
+            engine=self._engine_fingerprint(),
             trace_headers=envelope.trace_headers,
         )
 
@@ -278,6 +285,12 @@ class Intake:
             await self._conclusions.repeat(work, claim.outcome)
         elif isinstance(claim, Finished):
             work.delivery.done()
+        elif isinstance(claim, Foreign):
+            # Its log is another engine's: a worker with those weights may poll another partition.
+            if not work.has_seen_foreign:
+                work.has_seen_foreign = True
+                return False
+            return await self._pass_on(work)
         elif isinstance(claim, Conflict):
             error = IdempotencyConflict("another request has this id and a different body")
             await self._discard(work.delivery, error)
@@ -314,7 +327,7 @@ class Intake:
 
     async def _conclude_verdict(self, work: Work, claim: Ended) -> bool:
         """The ledger has decided; the bytes follow from its answer and the record alone."""
-        ending, dead_letter = _verdict_ending(claim)
+        ending, dead_letter = verdict_ending(claim)
         return await self._conclude(work, ending, claim.chunks, sealed_at_ms=claim.at_ms, dead_letter=dead_letter)
 
     async def _conclude(
@@ -339,48 +352,4 @@ def _registration(envelope: RequestEnvelope, seed: int) -> Registration:
         deadline_ms=envelope.deadline_ms,
         fingerprint=envelope.fingerprint,
         seed=seed,
-    )
-
-
-def _verdict_ending(claim: Ended) -> tuple[Ending, PlatformError | None]:
-    if claim.verdict is Verdict.CANCELLED:
-        return cancelled(claim.reason), None
-    if claim.verdict is Verdict.EXPIRED:
-        return expired(), None
-    error = WorkerLost(f"given up: the workers that ran this request were {claim.reason}")
-    return failed(error), error
-
-
-def outcome_from_log(work: Work, ending: Ending, chunks: list[Chunk] | tuple[Chunk, ...]) -> InferenceOutcome:
-    """The terminal of a request that does not run here: what the log has, and how it ended."""
-    by_choice: dict[int, list[Chunk]] = {}
-    for chunk in chunks:
-        by_choice.setdefault(chunk.choice, []).append(chunk)
-    choices = tuple(_logged_choice(index, by_choice[index]) for index in sorted(by_choice))
-    request = work.request
-    return InferenceOutcome(
-        request_id=work.request_id,
-        outcome=ending.outcome,
-        kind=request.kind if request is not None else work.envelope.kind or RequestKind.CHAT,
-        model=work.model,
-        created_seconds=work.created_seconds,
-        choices=choices,
-        usage=Usage(
-            prompt_tokens=work.num_prompt_tokens,
-            completion_tokens=sum(len(choice.token_ids) for choice in choices),
-        ),
-        error=outcome_error(ending.error),
-        return_token_ids=request is not None and request.return_token_ids,
-        wants_logprobs=request is not None and request.sampling.logprobs is not None,
-    )
-
-
-def _logged_choice(index: int, chunks: list[Chunk]) -> ChoiceResult:
-    logprobs = tuple(entry for chunk in chunks for entry in chunk.logprobs or ())
-    return ChoiceResult(
-        index=index,
-        text="".join(chunk.text for chunk in chunks),
-        token_ids=tuple(token_id for chunk in chunks for token_id in chunk.token_ids),
-        finish_reason=chunks[-1].finish_reason,
-        logprobs=logprobs or None,
     )

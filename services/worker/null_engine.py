@@ -102,6 +102,7 @@ class NullEngine:
         self._rejected: list[RequestRejected] = []
         self._num_sequences = 0
         self._step = 0
+        self._has_news = False
 
     @property
     def ready(self) -> EngineReady:
@@ -122,7 +123,8 @@ class NullEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting or self._rejected)
+        """Something to compute, or to tell: a rejection, the blocks that a cancellation freed."""
+        return bool(self._running or self._waiting or self._rejected or self._has_news)
 
     def submit(self, submit: Submit) -> None:
         if submit.grammar is not None:
@@ -131,6 +133,7 @@ class NullEngine:
         self._waiting.append(_NullRequest(submit, self._config.max_model_tokens))
 
     def cancel(self, cancel: Cancel) -> None:
+        self._has_news = True
         request = self._running.get(cancel.request_id)
         if request is None:
             self._cancel_waiting(cancel)
@@ -155,6 +158,7 @@ class NullEngine:
     def step(self) -> StepResult:
         """One token for every running choice."""
         started = time.perf_counter()
+        self._has_news = False
         if self._config.step_ms:
             time.sleep(self._config.step_ms / 1_000)
         num_prefill_tokens = self._admit()

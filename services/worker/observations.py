@@ -147,6 +147,7 @@ class Observations:
     def engine_lost(self, reason: str) -> None:
         kind = "hung" if reason.startswith("no step") else "died"
         ENGINE_RESTARTS.labels(pool=self._pool, reason=kind).inc()
+        self.last_step = None  # what it held is gone with it
 
     def step(self, result: StepResult) -> None:
         statistics = result.statistics
@@ -164,6 +165,8 @@ class Observations:
     def publish_gauges(self) -> None:
         """With each heartbeat, not with each step."""
         if self.last_step is None:
+            for gauge in (self._running, self._waiting, *self._kv_blocks.values()):
+                gauge.set(0)
             return
         statistics = self.last_step.statistics
         self._running.set(statistics.num_running)

@@ -14,7 +14,7 @@ import structlog
 from services.worker.conclusion import Conclusions, DeadLetters, Producer, SealingLedger
 from services.worker.emitter import AppendingLedger, Emitter, RunningEngine, Spawner
 from services.worker.engine.events import EngineReady, StepResult
-from services.worker.intake import ClaimingLedger, Intake
+from services.worker.intake import ClaimingLedger, Intake, PassOn
 from services.worker.observations import Observations
 from services.worker.prompt_reading import EngineLimits, PromptReader
 from services.worker.record_reading import RecordReader
@@ -57,6 +57,7 @@ class PathPorts:
     spawner: Spawner
     clock: Clock
     tokenizer: Tokenizer
+    pass_on: PassOn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +128,8 @@ class RequestPath:
             prompts=PromptReader(ports.tokenizer, self._limits),
             tokenizer=tokenizer,
             engine_is_ready=self.engine_is_ready,
+            engine_fingerprint=self._engine_fingerprint,
+            pass_on=ports.pass_on,
             spawner=ports.spawner,
             listener=observations,
             clock=ports.clock,
@@ -145,6 +148,9 @@ class RequestPath:
             vocabulary_size=min(self._ready.vocabulary_size, self._vocabulary_size),
             max_choices=self._ready.max_running_sequences,
         )
+
+    def _engine_fingerprint(self) -> str:
+        return "" if self._ready is None else self._ready.fingerprint
 
     def deliver(self, delivery: RecordDelivery) -> None:
         """For the request source: returns at once."""

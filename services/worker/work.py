@@ -42,6 +42,8 @@ class Work:
     """Attempts that ended in an error of ours which the ledger does not count (not a lost claim)."""
     has_seen_seal: bool = False
     """The ledger said `sealed` once already."""
+    has_seen_foreign: bool = False
+    """The ledger said `foreign` once already."""
     span: Span = INVALID_SPAN
     context: Context = field(default_factory=Context)
 

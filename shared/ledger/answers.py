@@ -15,6 +15,7 @@ from shared.ledger.records import (
     Ended,
     Fenced,
     Finished,
+    Foreign,
     Held,
     OwnedRequest,
     RegisterAnswer,
@@ -58,6 +59,8 @@ def claim_answer(reply: Sequence[Any], token: ClaimToken) -> Claim:
             )
         case b"held":
             return Held(by=Incarnation(text(reply[1])))
+        case b"foreign":
+            return Foreign(engine=text(reply[1]))
         case b"ended":
             return Ended(
                 verdict=Verdict(reply[1].decode()),

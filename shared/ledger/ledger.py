@@ -118,6 +118,8 @@ class Ledger:
                 wire.encode_origin(request.coordinates, request.trace_headers),
                 request.max_attempts,
                 int(request.running),
+                _bytes(request.engine),
+                self._settings.foreign_patience_ms,
             )
         except LedgerUnavailable:
             self._unanswered_claims[key] = token

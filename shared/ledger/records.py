@@ -121,6 +121,8 @@ class ClaimRequest:
     coordinates: Coordinates
     max_attempts: int
     running: bool = False
+    engine: str = ""
+    """Fingerprint of the asker's engine: weights, quantization, numerics."""
     trace_headers: tuple[tuple[str, str], ...] = ()
 
 
@@ -147,6 +149,8 @@ class Verdict(StrEnum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"
     POISONED = "poisoned"
+    INCOMPATIBLE = "incompatible"
+    """Begun by an engine with other weights or numerics, of which none came back within the patience."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +182,13 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """Tokens of another engine are in its log: the asker's would contradict them. For somebody else to claim."""
+
+    engine: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recovering:
     """Redis lost its data and is being refilled. Ask again in 500 ms."""
 
@@ -187,7 +198,7 @@ class Fenced:
     """The token is no longer the holder's: stop the work, claim again."""
 
 
-Claim = Run | Held | Ended | Sealed | Finished | Conflict | Recovering
+Claim = Run | Held | Foreign | Ended | Sealed | Finished | Conflict | Recovering
 SealAnswer = Sealed | Fenced
 
 

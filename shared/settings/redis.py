@@ -14,6 +14,11 @@ class RedisSettings(ScopedSettings):
     key_prefix: str = Field(default="penstock:", description="Put before every key and channel.")
     lease_ttl_ms: int = Field(default=1_200, ge=200, description="A worker silent this long is lost.")
     lease_refresh_ms: int = Field(default=300, ge=50, description="How often a worker refreshes its lease.")
+    foreign_patience_ms: int = Field(
+        default=15_000,
+        ge=0,
+        description="How long a begun request waits for an engine with the weights that began it; then it fails.",
+    )
     done_retention_seconds: int = Field(
         default=691_200,
         ge=60,

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -44,12 +46,14 @@ class Saboteur:
         redis: EmbeddedRedis,
         rng: random.Random,
         *,
+        redis_directory: Path,
         count_in_flight: Callable[[], int],
     ) -> None:
         self._stack = stack
         self._kafka = kafka
         self._redis = redis
         self._rng = rng
+        self._redis_directory = redis_directory
         self._count_in_flight = count_in_flight
         self._kafka_lock = asyncio.Lock()
         self._redis_lock = asyncio.Lock()
@@ -69,6 +73,7 @@ class Saboteur:
             Fault.RESTART_KAFKA: self._restart_kafka,
             Fault.FREEZE_REDIS: self._freeze_redis,
             Fault.RESTART_REDIS: self._restart_redis,
+            Fault.EMPTY_REDIS: self._empty_redis,
         }
 
     async def strike(self, fault: Fault) -> Injection:
@@ -168,6 +173,13 @@ class Saboteur:
         async with self._redis_lock:
             self._redis.kill()
             await asyncio.sleep(0.5)
+            self._redis.start()
+        return "redis"
+
+    async def _empty_redis(self) -> str:
+        async with self._redis_lock:
+            self._redis.kill()
+            shutil.rmtree(self._redis_directory / "appendonlydir")
             self._redis.start()
         return "redis"
 

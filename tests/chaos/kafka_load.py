@@ -21,13 +21,19 @@ class KafkaLoad:
                 "bootstrap.servers": bootstrap_servers,
                 "linger.ms": 2,
                 "acks": "all",
+                "log_level": 0,
                 "enable.idempotence": True,
                 "message.timeout.ms": 120_000,
                 "reconnect.backoff.max.ms": 500,
             }
         )
         self._listener = Consumer(
-            {"bootstrap.servers": bootstrap_servers, "group.id": "chaos-listener", "enable.auto.commit": False}
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "group.id": "chaos-listener",
+                "log_level": 0,
+                "enable.auto.commit": False,
+            }
         )
         self._answered: set[str | tuple[str, ...]] = set()
 
@@ -87,6 +93,7 @@ class OffsetWatch:
             {
                 "bootstrap.servers": bootstrap_servers,
                 "group.id": f"penstock-workers-{pool}",
+                "log_level": 0,
                 "enable.auto.commit": False,
             }
         )

@@ -57,7 +57,12 @@ class Verdict:
 def read_topic(bootstrap_servers: str, topic: str) -> list[Record]:
     """Everything from the beginning to the present end."""
     consumer = Consumer(
-        {"bootstrap.servers": bootstrap_servers, "group.id": "chaos-oracle", "enable.auto.commit": False}
+        {
+            "bootstrap.servers": bootstrap_servers,
+            "group.id": "chaos-oracle",
+            "log_level": 0,
+            "enable.auto.commit": False,
+        }
     )
     try:
         numbers = consumer.list_topics(topic, timeout=20).topics[topic].partitions

@@ -1,6 +1,7 @@
 """`python -m tests.chaos.run`: the stack under load and faults, then the verdict. Status 1 when a promise was broken.
 
-CHAOS_MINUTES (5), CHAOS_SEED (1), CHAOS_DIRECTORY (a temporary one; kept when the run fails).
+CHAOS_MINUTES (5), CHAOS_SEED (1), CHAOS_FAULTS (`;` between names; every one), CHAOS_DIRECTORY (a temporary one; kept
+when the run fails).
 """
 
 import asyncio
@@ -102,7 +103,8 @@ class ChaosRun:
                 kafka,
                 redis,
                 random.Random(plan.seed + 1),
-                count_in_flight=lambda: sum(a.is_open for a in self.asks),
+                redis_directory=plan.directory / "redis",
+                count_in_flight=self._num_in_flight,
             )
             return await self._strike_and_judge(stack, http, saboteur, kafka.bootstrap_servers)
 
@@ -229,12 +231,18 @@ def print_outcome(outcome: Outcome) -> None:
             print(f"  {name}: {line}")
 
 
+def chosen_faults(names: str) -> tuple[Fault, ...]:
+    """`kill worker; freeze Kafka 4 s`; nothing named: every fault. Raises ValueError."""
+    return tuple(Fault(name.strip()) for name in names.split(";") if name.strip()) or EVERY_FAULT
+
+
 def main() -> int:
     directory = Path(os.environ.get("CHAOS_DIRECTORY") or tempfile.mkdtemp(prefix="penstock-chaos-"))
     plan = Plan(
         seconds=60 * float(os.environ.get("CHAOS_MINUTES", "5")),
         seed=int(os.environ.get("CHAOS_SEED", "1")),
         directory=directory,
+        faults=chosen_faults(os.environ.get("CHAOS_FAULTS", "")),
     )
     outcome = asyncio.run(ChaosRun(plan).run())
     print_outcome(outcome)

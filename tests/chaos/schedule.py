@@ -19,9 +19,11 @@ class Fault(StrEnum):
     RESTART_KAFKA = "kill, restart Kafka"
     FREEZE_REDIS = "freeze Redis 2 s"
     RESTART_REDIS = "kill, restart Redis"
+    EMPTY_REDIS = "kill Redis, restart empty"
 
 
-EVERY_FAULT = tuple(Fault)
+EVERY_FAULT = tuple(fault for fault in Fault if fault is not Fault.EMPTY_REDIS)
+"""Without the one whose promise is not kept yet (DELIVERY line 14): CHAOS_FAULTS names it."""
 _OVERLAP_SHARE = 0.35
 
 

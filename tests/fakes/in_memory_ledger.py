@@ -24,6 +24,7 @@ from shared.ledger.records import (
     Ended,
     Fenced,
     Finished,
+    Foreign,
     Held,
     OwnedRequest,
     RegisterAnswer,
@@ -46,6 +47,7 @@ _SEALS_OF = {
     Verdict.CANCELLED: {"cancelled"},
     Verdict.EXPIRED: {"expired"},
     Verdict.POISONED: {"failed", "dead-lettered"},
+    Verdict.INCOMPATIBLE: {"failed"},
 }
 
 
@@ -192,12 +194,19 @@ class InMemoryLedger:
             if request.running if is_own else self.store.is_alive(entry.holder):
                 return Held(by=entry.holder)
             entry.lost += entry.verdict is None
+            entry.clear_holder()
+        verdict = entry.verdict or self._judge(entry, now, request.max_attempts)
+        if verdict is None and entry.chunks and entry.engine and entry.engine != request.engine:
+            entry.foreign_since_ms = entry.foreign_since_ms or now
+            if now - entry.foreign_since_ms < self.settings.foreign_patience_ms:
+                return Foreign(engine=entry.engine)
+            verdict = Verdict.INCOMPATIBLE, "begun by an engine that is gone, with other weights or numerics", now
         entry.token, entry.holder, entry.claimed = new_claim_token(), request.incarnation, request
-        entry.verdict = entry.verdict or self._judge(entry, now, request.max_attempts)
+        entry.verdict = verdict
         if entry.verdict:
             verdict, reason, at_ms = entry.verdict
             return Ended(verdict=verdict, reason=reason, token=entry.token, at_ms=at_ms, chunks=list(entry.chunks))
-        entry.attempts += 1
+        entry.attempts, entry.engine, entry.foreign_since_ms = entry.attempts + 1, request.engine, None
         assert entry.registration is not None
         return Run(
             token=entry.token,

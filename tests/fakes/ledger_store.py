@@ -21,6 +21,8 @@ class Entry:
     attempts: int = 0
     lost: int = 0
     cancel: str | None = None
+    engine: str | None = None
+    foreign_since_ms: int | None = None
     verdict: tuple[Verdict, str, int] | None = None
     sealed: SealedOutcome | None = None
     registered_at_ms: int = 0

@@ -19,7 +19,7 @@ local function milliseconds(number) return string.format('%.0f', number) end
 
 local FIELDS = {
   'fingerprint', 'token', 'holder', 'sealed', 'finished', 'verdict', 'reason', 'decided_at', 'cancel', 'deadline',
-  'attempts', 'lost', 'seed', 'tenant', 'subscribers', 'pool', 'lane', 'origin', 'registered',
+  'attempts', 'lost', 'seed', 'tenant', 'subscribers', 'pool', 'lane', 'origin', 'registered', 'engine',
 }
 
 -- The fields above as a table; what is not set is nil, and so is an emptied token.

@@ -5,7 +5,7 @@ local record = read(id)
 if record.sealed then return {'sealed', redis.call('GET', outcome_key(id)) or ''} end
 if record.finished or not record.token or record.token ~= token then return {'fenced'} end
 local allowed = {cancelled = {cancelled = true}, expired = {expired = true},
-  poisoned = {failed = true, ['dead-lettered'] = true}}
+  incompatible = {failed = true}, poisoned = {failed = true, ['dead-lettered'] = true}}
 if record.verdict and not allowed[record.verdict][kind] then return {'contradiction', record.verdict} end
 redis.call('HSET', request_key(id), 'sealed', kind)
 redis.call('SET', outcome_key(id), ARGV[5])

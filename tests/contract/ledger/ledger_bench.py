@@ -35,6 +35,7 @@ class Bench:
         *,
         running: bool = False,
         max_attempts: int = 3,
+        engine: str = "e1",
         **changes: object,
     ) -> ClaimRequest:
         return ClaimRequest(
@@ -43,6 +44,7 @@ class Bench:
             coordinates=Coordinates(topic="requests", partition=3, offset=2**40, timestamp_ms=5),
             max_attempts=max_attempts,
             running=running,
+            engine=engine,
             trace_headers=(("traceparent", "00-aa-bb-01"),),
         )
 

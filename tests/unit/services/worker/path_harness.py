@@ -15,6 +15,7 @@ from services.worker.engine.events import Cancel, RequestRejected, StepResult, S
 from services.worker.null_engine import NullEngine, NullEngineConfig
 from services.worker.observations import Observations
 from services.worker.request_path import PathPorts, PathSettings, RequestPath
+from services.worker.work import Work
 from shared.contracts.errors import EngineFailed, PlatformError
 from shared.contracts.events import SealedOutcome
 from shared.contracts.identifiers import ClaimToken, Incarnation, RequestId
@@ -171,6 +172,8 @@ class PathHarness:
         self.results = JournalProducer("publish", self.journal)
         self.replies = JournalProducer("reply", self.journal)
         self.dead_letters: list[tuple[SourceRecord, PlatformError]] = []
+        self.passed_on: list[RequestId] = []
+        self.has_others = True
         self.alarms: list[Exception] = []
         self.valve = Valve()
         self.spawner = Spawner()
@@ -188,6 +191,7 @@ class PathHarness:
                 spawner=self.spawner,
                 clock=self.clock,
                 tokenizer=TOKENIZER,
+                pass_on=self._pass_on,
             ),
             PathSettings(
                 pool="default",
@@ -202,6 +206,13 @@ class PathHarness:
             limit=limit,
             alarm=self.alarms.append,
         )
+
+    async def _pass_on(self, work: Work) -> bool:
+        if not self.has_others:
+            return False
+        self.passed_on.append(work.request_id)
+        work.delivery.done()
+        return True
 
     async def _dead_letter(self, record: SourceRecord, error: PlatformError) -> None:
         self.journal.append("dead letter")

@@ -55,6 +55,16 @@ def test_another_prompt_or_seed_gives_other_tokens() -> None:
     assert len({tuple(tokens_of(events, *key)) for key in (("a", 0), ("a", 1), ("b", 0))}) == 3
 
 
+def test_a_cancellation_leaves_one_step_to_tell_that_the_blocks_are_free() -> None:
+    null = engine()
+    null.submit(submit("a"))
+    assert null.step().statistics.blocks_used == 1
+    null.cancel(Cancel(request_id="a"))
+    assert null.has_work
+    assert null.step().statistics.blocks_used == 0
+    assert not null.has_work
+
+
 def test_a_missing_token_changes_all_that_follow() -> None:
     state = absorb(absorb(0, 1), 2)
     assert absorb(state, 3) != absorb(absorb(0, 1), 3)

@@ -176,3 +176,48 @@ async def test_an_error_of_ours_is_tried_again_and_then_is_a_failed_result_with_
         assert len(harness.engine.submitted) == 2
         assert harness.outcomes() == ["failed"]
         assert len(harness.dead_letters) == 1
+
+
+async def test_a_stream_that_another_engine_began_is_passed_on_and_not_continued() -> None:
+    store = Store(now_ms=lambda: POSTED_MS)
+    async with running_path(store=store) as old, running_path(store=store, name="worker-1") as new:
+        old.ask(max_tokens=60)
+        await old.until(lambda: num_logged(old) > 5)
+        store.entries[only_request(old)].engine = "other weights"
+        store.leases.clear()
+        delivery = new.ask(max_tokens=60)
+        await new.until(lambda: delivery.is_done)
+        assert new.passed_on == [only_request(old)]
+        assert not new.engine.submitted
+        assert not {"seal", "publish"} & set(new.journal)
+
+
+async def test_a_stream_whose_engine_never_comes_back_fails_and_says_so() -> None:
+    store_time = [POSTED_MS]
+    store = Store(now_ms=lambda: store_time[0])
+    async with running_path(store=store) as old, running_path(store=store, name="worker-1") as new:
+        new.has_others = False
+        old.ask(max_tokens=60)
+        await old.until(lambda: num_logged(old) > 5)
+        store.entries[only_request(old)].engine = "other weights"
+        store.leases.clear()
+        delivery = new.ask(max_tokens=60)
+        for _ in range(4):
+            await new.turn(seconds=0.5)
+        assert not delivery.is_done
+        store_time[0] += new.ledger.settings.foreign_patience_ms
+        store.leases.clear()
+        await new.until(lambda: delivery.is_done, seconds=0.1)
+        assert new.outcomes() == ["failed"]
+        assert "other weights or numerics" in new.bodies()[0]["error"]["message"]
+        assert not new.dead_letters
+
+
+async def test_the_capacity_that_is_told_of_is_not_that_of_an_engine_that_died() -> None:
+    async with running_path() as harness:
+        harness.ask(max_tokens=60)
+        await harness.until(lambda: num_logged(harness) > 5)
+        observations = harness.path._observations
+        assert observations.last_step is not None
+        harness.kill_engine()
+        assert observations.last_step is None

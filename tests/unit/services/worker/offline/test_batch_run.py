@@ -148,6 +148,7 @@ def test_a_stop_string_ends_a_choice_in_the_engine_too(tokenizer: Tokenizer) -> 
     assert choice["finish_reason"] == "stop"
     assert choice["text"] == text[: text.index(text[10:12])]
     assert body_of(cut)["usage"]["completion_tokens"] == len(choice["text"]) + 2
+    assert engine.step().statistics.num_running == 0
     assert not engine.has_work
 
 
