@@ -4,6 +4,7 @@ Source for names and for the order of query and key rows: llama.cpp, convert_hf_
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import gguf
@@ -13,6 +14,7 @@ import torch
 from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
 from services.worker.engine.checkpoints.fingerprint import take_fingerprint
 from services.worker.engine.checkpoints.gguf_metadata import GgufMetadata, hugging_face_config, open_gguf
+from services.worker.engine.checkpoints.gguf_rope import DIVISORS, rope_scaling
 from services.worker.engine.checkpoints.model_config import parse_model_config
 from services.worker.engine.checkpoints.tensor_shapes import check_shapes
 
@@ -63,9 +65,14 @@ class GgufCheckpoint:
         self._file = file
         reader = open_gguf(file)
         self.metadata = GgufMetadata(file, reader)
-        self._tensors = self._by_hugging_face_name(reader.tensors)
-        self.raw_config = hugging_face_config(
+        stored = {tensor.name: tensor for tensor in reader.tensors}
+        divisors = stored.pop(DIVISORS, None)
+        self._tensors = self._by_hugging_face_name(stored.values())
+        config = hugging_face_config(
             self.metadata, tied="lm_head.weight" not in self._tensors, dtype=self._declared_dtype()
+        )
+        self.raw_config = rope_scaling(
+            self.metadata, None if divisors is None else self._dequantize(DIVISORS, divisors), config
         )
         self.config = parse_model_config(self.raw_config, source=file)
         check_shapes({name: (file, _shape(stored)) for name, stored in self._tensors.items()}, self.config, file)
@@ -87,7 +94,7 @@ class GgufCheckpoint:
         return tensor if dtype is None else tensor.to(dtype)
 
     def _by_hugging_face_name(
-        self, stored: list[gguf.gguf_reader.ReaderTensor]
+        self, stored: Iterable[gguf.gguf_reader.ReaderTensor]
     ) -> dict[str, gguf.gguf_reader.ReaderTensor]:
         named = {}
         for tensor in stored:

@@ -88,7 +88,7 @@ def open_gguf(file: Path) -> gguf.GGUFReader:
 
 
 def hugging_face_config(metadata: GgufMetadata, *, tied: bool, dtype: str) -> dict[str, Any]:
-    """The content of config.json."""
+    """The content of config.json, all but the rope's scaling."""
     _refuse_experts(metadata)
     of_model, integer = metadata.of_model, metadata.positive_integer
     num_heads = integer(of_model("attention.head_count"))
@@ -117,7 +117,6 @@ def hugging_face_config(metadata: GgufMetadata, *, tied: bool, dtype: str) -> di
         "eos_token_id": metadata.token_id("eos", num_tokens),
         "pad_token_id": metadata.token_id("padding", num_tokens),
     }
-    config["rope_scaling"] = _rope_scaling(metadata)
     return {name: value for name, value in config.items() if value is not None}
 
 
@@ -132,13 +131,3 @@ def _vocabulary_size(metadata: GgufMetadata) -> int:
     if metadata.get(key):
         return metadata.positive_integer(key)
     return len(metadata.strings("tokenizer.ggml.tokens"))
-
-
-def _rope_scaling(metadata: GgufMetadata) -> dict[str, Any] | None:
-    prefix = metadata.of_model("rope.scaling")
-    kind = metadata.get(f"{prefix}.type", "none")
-    if kind == "none":
-        return None
-    scaling = {"rope_type": kind, "factor": metadata.number(f"{prefix}.factor")}
-    original = metadata.get(f"{prefix}.original_context_length")
-    return scaling if original is None else {**scaling, "original_max_position_embeddings": original}

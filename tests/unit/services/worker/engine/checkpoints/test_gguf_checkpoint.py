@@ -165,10 +165,10 @@ def test_what_cannot_be_served_is_named(tmp_path: Path, options: dict[str, Any],
 
 
 def test_a_tensor_without_a_place_is_named(tmp_path: Path) -> None:
-    tensors = gguf_tensors() | {"rope_freqs.weight": numpy.ones(8, dtype=numpy.float32)}
+    tensors = gguf_tensors() | {"blk.0.ffn_gate_exps.weight": numpy.ones(8, dtype=numpy.float32)}
     with pytest.raises(CheckpointError) as caught:
         opened(tmp_path, tensors=tensors)
-    assert caught.value.subject == "rope_freqs.weight"
+    assert caught.value.subject == "blk.0.ffn_gate_exps.weight"
 
 
 def test_a_file_that_is_not_gguf_is_refused(tmp_path: Path) -> None:
