@@ -1,4 +1,4 @@
-"""`penstock run-batch` and `penstock bench engine`: the worker's offline tools, started as processes.
+"""`penstock run-batch` and `penstock bench engine | memory | batching`: the worker's tools, started as processes.
 
 The command line never imports the worker (services are strangers), so the tools have command lines of their own and
 these commands pass theirs through.
@@ -25,6 +25,16 @@ def run_batch(context: typer.Context) -> None:
 def bench_engine(context: typer.Context) -> None:
     """Measure the engine: output and prompt tokens per second for each batch size."""
     _run("services.worker.offline.engine_benchmark", context.args)
+
+
+def bench_memory(context: typer.Context) -> None:
+    """Count what the KV cache holds and wastes: contiguous, paged, and with shared prefixes."""
+    _run("services.worker.offline.memory_benchmark", context.args)
+
+
+def bench_batching(context: typer.Context) -> None:
+    """Compare static with continuous batching: throughput, latency, padding."""
+    _run("services.worker.offline.batching_benchmark", context.args)
 
 
 def _run(module: str, arguments: list[str]) -> None:
