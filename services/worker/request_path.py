@@ -161,9 +161,18 @@ class RequestPath:
 
     def engine_ready(self, ready: EngineReady) -> None:
         self._ready = ready
-        high = self._settings.max_open_tokens or 2 * ready.num_kv_blocks * ready.block_size_tokens
+        high = self._settings.max_open_tokens or 2 * ready.kv_cache_tokens
         self._saturation = Saturation(TokenMarks.below(high))
         self._observations.engine_ready(ready)
+        _log.info(
+            "engine_ready",
+            model=ready.model_name,
+            dtype=ready.dtype,
+            device=ready.device,
+            kv_cache_tokens=ready.kv_cache_tokens,
+            full_length_sequences=ready.num_full_sequences,
+            tokens_of_a_sequence=ready.max_model_tokens,
+        )
         if ready.attention_note:
             _log.warning("slower_attention", backend=ready.attention_backend, reason=ready.attention_note)
         self.engine_is_ready.set()

@@ -150,6 +150,15 @@ class EngineReady:
     attention_note: str = ""
     process_id: int = 0
 
+    @property
+    def kv_cache_tokens(self) -> int:
+        return self.num_kv_blocks * self.block_size_tokens
+
+    @property
+    def num_full_sequences(self) -> int:
+        """Sequences of the longest length that fit the cache at once; others share what is left."""
+        return self.num_kv_blocks // -(-self.max_model_tokens // self.block_size_tokens)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineDied:

@@ -121,8 +121,8 @@ def result_table(result: BatchingResult) -> Table:
     table = Table(
         title=f"The engine's scheduler, {result.places} places; a step costs {1e3 * cost.step_seconds:.1f} ms,"
         f" {1e3 * cost.prompt_token_seconds:.2f} ms a prompt token, {1e3 * cost.decode_token_seconds:.2f} ms a decode",
-        caption=f"Poisson arrivals; {DISTRIBUTION}. p99 latency, busy: {result.busy_requests_per_second:.2f} requests/s,"
-        f" light: {result.light_requests_per_second:.2f}.",
+        caption=f"Poisson arrivals; {DISTRIBUTION}. p99 latency, busy: {result.busy_requests_per_second:.2f}"
+        f" requests/s, light: {result.light_requests_per_second:.2f}.",
     )
     table.add_column("batching")
     for column in ("output tok/s", "utilisation", "padding", "p99 busy s", "p99 light s"):

@@ -18,6 +18,7 @@ from services.worker.engine.config import EngineConfig
 from services.worker.engine.engine import Engine
 from services.worker.engine.events import EngineReady
 from services.worker.offline.benchmark_measurement import BatchResult, measure_batch
+from services.worker.offline.engine_profile import ProfileRow, StepProfile
 
 _SPARE_BLOCKS = 8
 
@@ -29,6 +30,8 @@ class BenchmarkResult:
     engine: EngineReady
     batches: tuple[BatchResult, ...]
     problems: tuple[str, ...] = ()
+    profiles: tuple[tuple[ProfileRow, ...], ...] = ()
+    """One for each batch size, if asked for."""
 
 
 def run_benchmark(
@@ -42,6 +45,7 @@ def run_benchmark(
     device: str = "auto",
     num_threads: int | None = None,
     check: bool = False,
+    with_profile: bool = False,
 ) -> BenchmarkResult:
     """Load the engine once and measure every batch size. Raises CheckpointError, ValueError."""
     block_size_tokens = EngineConfig(model=model).block_size_tokens
@@ -64,7 +68,18 @@ def run_benchmark(
         for size in batch_sizes
     )
     problems = _problems(engine, results) if check else ()
-    return BenchmarkResult(engine=engine.ready, batches=results, problems=problems)
+    profiles = tuple(
+        _profile(engine, size, prompt_tokens, output_tokens) for size in (batch_sizes if with_profile else [])
+    )
+    return BenchmarkResult(engine=engine.ready, batches=results, problems=problems, profiles=profiles)
+
+
+def _profile(engine: Engine, batch_size: int, prompt_tokens: int, output_tokens: int) -> tuple[ProfileRow, ...]:
+    """A run of its own: the timers must not slow what is reported."""
+    profile = StepProfile()
+    with profile.attached(engine):
+        measure_batch(engine, batch_size, prompt_tokens=prompt_tokens, output_tokens=output_tokens, repeats=1)
+    return profile.rows()
 
 
 def _problems(engine: Engine, results: tuple[BatchResult, ...]) -> tuple[str, ...]:
@@ -85,7 +100,10 @@ def _problems(engine: Engine, results: tuple[BatchResult, ...]) -> tuple[str, ..
 
 def result_table(result: BenchmarkResult) -> Table:
     ready = result.engine
-    table = Table(title=f"{ready.model_name}, {ready.dtype} on {ready.device}, {ready.attention_backend} attention")
+    table = Table(
+        title=f"{ready.model_name}, {ready.dtype} on {ready.device}, {ready.attention_backend} attention",
+        caption=f"KV cache: {ready.kv_cache_tokens:,} tokens, {ready.num_full_sequences} full-length sequences.",
+    )
     for column in ("batch", "output tok/s", "decode tok/s", "prompt tok/s", "ms per decode step"):
         table.add_column(column, justify="right")
     for batch in result.batches:
@@ -96,6 +114,18 @@ def result_table(result: BenchmarkResult) -> Table:
             f"{batch.prompt_tokens_per_second:,.1f}",
             f"{1000 * batch.decode_step_seconds:,.2f}",
         )
+    return table
+
+
+def profile_table(result: BenchmarkResult) -> Table:
+    table = Table(title="Where a step goes (processor time of the engine's thread)")
+    for column in ("batch", "part", "ms per step", "share"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for batch, rows in zip(result.batches, result.profiles, strict=True):
+        for row in rows:
+            size = str(batch.batch_size) if row is rows[0] else ""
+            table.add_row(size, row.part, f"{row.milliseconds_per_step:.2f}", f"{row.share:.1%}")
+        table.add_section()
     return table
 
 
@@ -125,6 +155,7 @@ def _command(
     num_threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if an answer is wrong.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Also say where a step's time goes.")] = False,
 ) -> None:
     """Measure the engine."""
     errors = Console(stderr=True)
@@ -139,6 +170,7 @@ def _command(
             device=device,
             num_threads=num_threads,
             check=check,
+            with_profile=profile,
         )
     except (ValueError, OSError) as error:
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
@@ -147,6 +179,8 @@ def _command(
         sys.stdout.write(result_json(result) + "\n")
     else:
         Console().print(result_table(result))
+        if profile:
+            Console().print(profile_table(result))
     for problem in result.problems:
         errors.print(problem, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1 if result.problems else 0)

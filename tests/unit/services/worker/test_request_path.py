@@ -291,7 +291,18 @@ async def test_why_the_engine_took_a_slower_attention_is_logged() -> None:
             harness.path.engine_ready(ready)
         with structlog.testing.capture_logs() as told:
             harness.path.engine_ready(dataclasses.replace(ready, attention_note="heads of 512 are larger than 256"))
-    assert quiet == []
-    assert [(entry["event"], entry["reason"]) for entry in told] == [
-        ("slower_attention", "heads of 512 are larger than 256")
+    assert [entry["event"] for entry in quiet] == ["engine_ready"]
+    assert [entry["reason"] for entry in told if entry["event"] == "slower_attention"] == [
+        "heads of 512 are larger than 256"
     ]
+
+
+async def test_the_size_of_the_cache_is_logged_when_the_engine_starts() -> None:
+    async with running_path() as harness:
+        ready = dataclasses.replace(
+            harness.engine.null.ready, num_kv_blocks=100, block_size_tokens=16, max_model_tokens=330
+        )
+        with structlog.testing.capture_logs() as logs:
+            harness.path.engine_ready(ready)
+    (entry,) = (entry for entry in logs if entry["event"] == "engine_ready")
+    assert (entry["kv_cache_tokens"], entry["full_length_sequences"], entry["tokens_of_a_sequence"]) == (1600, 4, 330)

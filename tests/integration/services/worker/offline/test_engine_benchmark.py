@@ -48,6 +48,7 @@ def test_the_table_has_a_row_for_each_batch(result: BenchmarkResult) -> None:
         console.print(result_table(result))
     text = captured.get()
     assert "tiny, float32 on cpu" in text
+    assert f"KV cache: {result.engine.num_kv_blocks * 16:,} tokens" in text
     assert f"{result.batches[1].output_tokens_per_second:,.1f}" in text
 
 
@@ -106,3 +107,19 @@ def test_the_command_says_what_is_wrong_with_its_input(tmp_path: Path) -> None:
     assert finished.exit_code == 2
     assert "config.json" in finished.stderr
     assert command_line("--model", str(tmp_path), "--batch", "two").exit_code == 2
+
+
+def test_the_profile_names_what_is_not_the_model(model: Path) -> None:
+    found = run_benchmark(
+        model, batch_sizes=[1, 2], prompt_tokens=4, output_tokens=6, repeats=1, dtype="float32", with_profile=True
+    )
+    assert len(found.profiles) == 2
+    for rows in found.profiles:
+        names = {"model", "scheduling", "sampling", "inputs", "bookkeeping", "reports and statistics"}
+        assert {row.part for row in rows} == names
+        assert sum(row.share for row in rows) == pytest.approx(1)
+        assert rows[0].milliseconds_per_step == max(row.milliseconds_per_step for row in rows)
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(engine_benchmark.profile_table(found))
+    assert "scheduling" in captured.get()

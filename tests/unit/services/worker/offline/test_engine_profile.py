@@ -1,0 +1,54 @@
+"""Times of parts that call each other, on a clock that is set by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from services.worker.engine.execution import model_runner
+from services.worker.offline.engine_profile import StepProfile
+
+
+class Parts:
+    """Shaped like an engine; each part takes its own seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._scheduler = SimpleNamespace(schedule=lambda: self.take(2), complete=lambda: self.take(1))
+        decoder = SimpleNamespace(forward=lambda: self.take(5), logits=lambda: self.take(1))
+        self._runner = SimpleNamespace(_decoder=decoder)
+
+    def take(self, seconds: float) -> None:
+        self.now += seconds
+
+    def step(self) -> None:
+        self.take(0.5)
+        self._scheduler.schedule()
+        self._runner._decoder.forward()
+        self._runner._decoder.logits()
+        self._scheduler.complete()
+        self.take(0.5)
+
+
+def test_every_second_counts_for_the_innermost_part() -> None:
+    parts = Parts()
+    profile = StepProfile(clock=lambda: parts.now)
+    with profile.attached(parts):  # type: ignore[arg-type]
+        parts.step()
+        parts.take(100)  # between two steps: nobody's
+        parts.step()
+    found = {row.part: row.milliseconds_per_step for row in profile.rows()}
+    assert found == {"model": 6000, "scheduling": 2000, "bookkeeping": 1000, "reports and statistics": 1000}
+    assert profile.rows()[0].share == pytest.approx(0.6)
+
+
+def test_the_engine_is_left_as_it_was() -> None:
+    parts = Parts()
+    forward, sample = parts._runner._decoder.forward, model_runner.sample
+    with StepProfile().attached(parts):  # type: ignore[arg-type]
+        assert model_runner.sample is not sample
+    assert parts._runner._decoder.forward is forward
+    assert model_runner.sample is sample
+
+
+def test_nothing_stepped_is_nothing_to_tell() -> None:
+    assert StepProfile().rows() == ()
