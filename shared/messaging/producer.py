@@ -113,7 +113,9 @@ class RecordProducer:
         except KafkaError as error:
             await self._replace(producer)
             if not _is_rejection(error):
-                raise BrokerUnavailable(f"Kafka did not acknowledge a record for {topic}") from error
+                raise BrokerUnavailable(
+                    f"Kafka did not acknowledge a record for {topic} ({type(error).__name__})"
+                ) from error
         return await self._send_alone(arguments)
 
     async def _send(self, producer: AIOKafkaProducer, arguments: dict[str, Any]) -> RecordMetadata:
@@ -144,7 +146,10 @@ class RecordProducer:
             except _TOO_LARGE as error:
                 raise OutcomeTooLarge(f"{arguments['topic']} refused a record as too large") from error
             except KafkaError as error:
-                raise BrokerUnavailable(f"Kafka did not acknowledge a record for {arguments['topic']}") from error
+                topic = arguments["topic"]
+                raise BrokerUnavailable(
+                    f"Kafka did not acknowledge a record for {topic} ({type(error).__name__})"
+                ) from error
             finally:
                 await _close(producer)
 
