@@ -35,8 +35,8 @@ def all_logits(
         read,
         attention=select_attention(backend, config, device=DEVICE, dtype=torch.float32)[0],
         operators=select_operators(backend, device=DEVICE, dtype=torch.float32),
-        max_positions=len(token_ids),
     )
+    decoder.prepare_positions(len(token_ids))
     num_blocks = -(-len(token_ids) // BLOCK_SIZE)
     sequence = make_sequence(token_ids)
     sequence.block_ids = torch.randperm(num_blocks + 3, generator=torch.Generator().manual_seed(0)).tolist()

@@ -42,9 +42,11 @@ def load_model(config: EngineConfig) -> LoadedModel:
         lambda name: checkpoint.tensor(name, dtype).to(device),
         attention=attention,
         operators=select_operators(config.attention_backend, device=device, dtype=dtype),
-        max_positions=limit,
     )
     num_blocks = count_blocks(config, shape, max_model_tokens=limit, dtype=dtype, device=device)
+    # A checkpoint may promise millions of positions; no sequence is longer than the cache.
+    max_model_tokens = min(limit, num_blocks * config.block_size_tokens)
+    decoder.prepare_positions(max_model_tokens)
     runner = ModelRunner(
         decoder, num_blocks=num_blocks, block_size_tokens=config.block_size_tokens, dtype=dtype, device=device
     )
@@ -54,7 +56,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         fingerprint=f"{checkpoint.fingerprint}-{name}-{device.type}",
         vocabulary_size=shape.vocabulary_size,
         num_blocks=num_blocks,
-        max_model_tokens=min(limit, num_blocks * config.block_size_tokens),
+        max_model_tokens=max_model_tokens,
         device=str(device),
         dtype=name,
         attention_backend=attention.name,

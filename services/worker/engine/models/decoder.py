@@ -12,6 +12,7 @@ from torch.nn import functional
 from services.worker.engine.attention.attention_backend import AttentionBackend
 from services.worker.engine.attention.step_layout import StepLayout
 from services.worker.engine.checkpoints.model_config import Activation, DecoderConfig
+from services.worker.engine.checkpoints.rope_scaling import Rope
 from services.worker.engine.models.decoder_operators import DecoderOperators
 from services.worker.engine.models.layer_weights import DecoderLayer, LayerReader, ReadTensor
 from services.worker.engine.models.linear import make_linear
@@ -28,7 +29,6 @@ class Decoder:
         *,
         attention: AttentionBackend,
         operators: DecoderOperators,
-        max_positions: int,
     ) -> None:
         self.config = config
         self._attention = attention
@@ -42,11 +42,12 @@ class Decoder:
         self._final_norm = reader.norm("model.norm")
         head = self._embedding if config.tie_word_embeddings else read("lm_head.weight")
         self._head = make_linear(head, None, wide_output=True)
-        # Layers with the same rope share one table.
-        self._rope_tables = {
-            rope: rope_table(rope, max_positions).to(self._embedding.device)
-            for rope in {layer.rope for layer in config.layers}
-        }
+        self._rope_tables: dict[Rope | None, torch.Tensor] = {}
+
+    def prepare_positions(self, num_positions: int) -> None:
+        """Angles for positions below this: once, before the first `forward`. Layers with the same rope share them."""
+        for rope in {layer.rope for layer in self.config.layers}:
+            self._rope_tables[rope] = rope_table(rope, num_positions).to(self._embedding.device)
 
     def forward(self, token_ids: torch.Tensor, cache: torch.Tensor, layout: StepLayout) -> torch.Tensor:
         """token_ids [T] int64; cache [layers, 2, N, P, K, D] -> last layer's output before the norm, [T, hidden]."""

@@ -1,5 +1,7 @@
 """The engine's manners: how requests end, are refused, cancelled, resumed, and what is told about them."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,18 @@ def test_readiness_tells_what_was_loaded(engine: Engine, checkpoint: Path) -> No
 
 def test_the_context_is_no_longer_than_the_cache(checkpoint: Path) -> None:
     assert load(checkpoint, num_kv_blocks=4).ready.max_model_tokens == 64
+
+
+def test_a_checkpoint_that_promises_a_trillion_positions_costs_no_more_than_the_cache(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    promising = shutil.copytree(checkpoint, tmp_path / "promising")
+    config = json.loads((promising / "config.json").read_text())
+    (promising / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 10**12}))
+    engine = load(promising, num_kv_blocks=8)
+    assert engine.ready.max_model_tokens == 128
+    told = drive(engine, make_submit("whole", PROMPT, max_tokens=128 - len(PROMPT)))
+    assert len(told.tokens["whole", 0]) == 128 - len(PROMPT)
 
 
 def test_a_choice_ends_at_its_length_and_is_told_once_with_timings(engine: Engine) -> None:
