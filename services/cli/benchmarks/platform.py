@@ -1,8 +1,8 @@
 """What the platform itself adds: everything real but the model, which is a hash in the engine process's place.
 
-Same socket, same ledger, same topics. First a low fixed rate, where time to first token is all ours; then as much as
-the machine bears, over HTTP, over Kafka, and in streamed tokens. Each phase also says what processor time it took,
-by service: the figure to compare by where other work shares the machine.
+Same socket, same ledger, same topics. First a low fixed rate, where time to first token is all ours, beside the floor
+of the machine (`floor.py`); then as much as it bears, over HTTP, over Kafka, and in streamed tokens. Each phase also
+says what processor time it took, by service: the figure to compare by where other work shares the machine.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.cli.benchmarks.floor import floor_seconds
 from services.cli.benchmarks.goals import Figure, percentile
 from services.cli.benchmarks.http_load import Tally, closed_loop, fixed_rate
 from services.cli.benchmarks.kafka_load import burst, round_trips
@@ -89,12 +90,31 @@ class PlatformMeasurement:
         await closed_loop(
             self.stack.http_url, model=MODEL, seconds=load.warm_up_seconds, max_tokens=16, concurrency=8, stream=True
         )
+        await self.floor()
         await self.low_rate_http()
+        self._compare_with_floor()
         await self.low_rate_kafka()
         await self.requests_http()
         await self.tokens_http()
         await self.requests_kafka()
         return sorted(self.figures, key=lambda figure: figure.name.startswith("cpu_"))
+
+    async def floor(self) -> None:
+        load, addresses = self.load, self.stack.addresses
+        count = max(1, int(load.low_rate_per_second * load.low_rate_seconds))
+        async with self._phase("floor_record", "the floor: Kafka and Redis alone") as phase:
+            times = await asyncio.to_thread(
+                floor_seconds, addresses.kafka, addresses.redis, count=count, per_second=load.low_rate_per_second
+            )
+            phase.count = len(times)
+        self._add("floor_p50_ms", percentile(times, 0.5) * 1e3, "ms")
+        self._add("floor_p99_ms", percentile(times, 0.99) * 1e3, "ms")
+
+    def _compare_with_floor(self) -> None:
+        """How many floors the first token is high: comparable between machines, as milliseconds are not."""
+        value = {figure.name: figure.value for figure in self.figures}
+        ratio = value["http_first_token_p50_ms"] / value["floor_p50_ms"]
+        self._add("http_first_token_p50_per_floor", ratio, "x")
 
     async def low_rate_http(self) -> None:
         load = self.load

@@ -45,3 +45,7 @@ def test_the_platform_benchmark_reports_every_goal_and_check_fails_when_one_is_m
     assert figures["http_tokens_per_second"]["is_missed"] is True
     assert figures["http_first_token_p50_ms"]["value"] <= figures["http_first_token_p99_ms"]["value"]
     assert all(figure["value"] > 0 for figure in figures.values())
+    ratio = figures["http_first_token_p50_ms"]["value"] / figures["floor_p50_ms"]["value"]
+    assert figures["http_first_token_p50_per_floor"]["value"] == pytest.approx(ratio)
+    for service in ("all", "worker", "gateway", "kafka", "redis", "load"):
+        assert f"cpu_ms_per_http_request.{service}" in figures
