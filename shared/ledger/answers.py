@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.contracts.errors import InvariantViolated
+from shared.contracts.events import SealedOutcome
 from shared.contracts.identifiers import ClaimToken, Incarnation, RequestId
 from shared.contracts.requests import Lane
 from shared.ledger.records import (
@@ -87,10 +88,13 @@ def append_answer(reply: Sequence[int]) -> AppendAnswer:
     )
 
 
-def seal_answer(reply: Sequence[bytes]) -> SealAnswer:
+def seal_answer(reply: Sequence[bytes], outcome: SealedOutcome) -> SealAnswer:
+    """`outcome` is what was asked to be sealed: without bytes in the reply, it was."""
     if reply[0] == b"contradiction":
         raise InvariantViolated(f"the outcome contradicts the verdict {reply[1].decode()}")
-    return Fenced() if reply[0] == b"fenced" else Sealed(outcome=decode_sealed(reply[1]))
+    if reply[0] == b"fenced":
+        return Fenced()
+    return Sealed(outcome=outcome if len(reply) == 1 else decode_sealed(reply[1]))
 
 
 def cancel_answer(reply: Sequence[bytes]) -> CancelAnswer:

@@ -140,7 +140,7 @@ class Ledger:
         reply = await self._run(
             "seal", request_id, token, outcome.outcome.value, wire.encode_sealed(outcome), self._retention_ms
         )
-        return answers.seal_answer(reply)
+        return answers.seal_answer(reply, outcome)
 
     async def finish(self, request_id: RequestId) -> bool:
         """The sealed bytes are published: show the terminal, keep a marker. False: nothing has been sealed."""

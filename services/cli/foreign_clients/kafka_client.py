@@ -73,7 +73,11 @@ class ResultReader:
         """Yield results as they come, until `timeout_seconds` have passed since the call."""
         deadline = time.monotonic() + timeout_seconds
         while (left := deadline - time.monotonic()) > 0:
-            for message in self._consumer.consume(500, timeout=min(left, 0.05)):
+            # `consume` waits until it has all 500: the first one by itself, then what else is there already.
+            first = self._consumer.poll(min(left, 0.05))
+            if first is None:
+                continue
+            for message in (first, *self._consumer.consume(499, timeout=0.0)):
                 if message.error() is None:
                     yield Result(value=message.value() or b"", headers=_headers(message))
 

@@ -1,5 +1,6 @@
 -- ARGV: prefix, id, token, outcome kind, encoded outcome, retention_ms
--- The first seal wins; a verdict that the ledger has given can only be sealed as itself (DELIVERY lines 4, 6).
+-- The first seal wins, and only what was sealed before is sent back; a verdict that the ledger has given can only
+-- be sealed as itself (DELIVERY lines 4, 6).
 local id, token, kind = ARGV[2], ARGV[3], ARGV[4]
 local record = read(id)
 if record.sealed then return {'sealed', redis.call('GET', outcome_key(id)) or ''} end
@@ -11,4 +12,4 @@ redis.call('HSET', request_key(id), 'sealed', kind)
 redis.call('SET', outcome_key(id), ARGV[5])
 local ttl = redis.call('PTTL', request_key(id))
 redis.call('PEXPIRE', outcome_key(id), ttl > 0 and ttl or ARGV[6])
-return {'sealed', ARGV[5]}
+return {'sealed'}
