@@ -46,7 +46,7 @@ CASES = (
     Case(title="wrong type", body={**GOOD, "max_tokens": "many"}),
     Case(title="number out of range", body={**GOOD, "temperature": 3}),
     Case(title="field inside a list", body={**GOOD, "messages": [{"role": "user", "content": 5}]}),
-    Case(title="unsupported parameter", body={**GOOD, "logit_bias": {"5": 10}}),
+    Case(title="unsupported parameter", body={**GOOD, "functions": [{}]}),
     Case(title="unknown parameter", body={**GOOD, "temprature": 1}),
     Case(title="unknown model", body={**GOOD, "model": "gpt-x"}),
     Case(

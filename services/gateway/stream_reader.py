@@ -16,6 +16,7 @@ from shared.contracts.errors import InvariantViolated, LedgerUnavailable
 from shared.contracts.events import Chunk, FinishReason, Outcome, SealedOutcome
 from shared.contracts.requests import WireFormat
 from shared.ledger.records import StreamSnapshot
+from shared.openai.called_tools import message_text
 from shared.telemetry.metrics import STREAM_RECOVERIES
 
 _SLOWEST_LOOK_SECONDS = 4.0
@@ -158,6 +159,8 @@ class StreamReader:
             return
         for index, text, finish_reason in _choices_of(sealed):
             if index < order.num_choices:
+                if finish_reason is FinishReason.TOOL_CALLS and order.position(index).num_characters:
+                    raise InvariantViolated("the stream's log is gone in the middle of a tool call; read its result")
                 chunk = order.missing_text(index, text, finish_reason)
                 if chunk is not None:
                     progress.chunks.append(chunk)
@@ -170,7 +173,7 @@ def _choices_of(sealed: SealedOutcome) -> list[tuple[int, str, FinishReason]]:
     return [
         (
             choice["index"],
-            choice["message"]["content"] or "" if "message" in choice else choice["text"],
+            message_text(choice["message"]) if "message" in choice else choice["text"],
             FinishReason(choice["finish_reason"]),
         )
         for choice in msgspec.json.decode(sealed.value)["choices"]

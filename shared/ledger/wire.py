@@ -67,7 +67,7 @@ _origin_decoder = msgspec.msgpack.Decoder(_OriginWire)
 
 
 def encode_chunk(chunk: Chunk) -> bytes:
-    if chunk.logprobs is None:
+    if chunk.logprobs is None and chunk.prompt_logprobs is None:
         return _encoder.encode((chunk.choice, chunk.position, chunk.token_ids, chunk.text, chunk.finish_reason))
     head = (chunk.choice, chunk.position, chunk.token_ids, chunk.text, chunk.finish_reason)
     logprobs = _logprob_arrays(chunk.logprobs)
@@ -76,7 +76,9 @@ def encode_chunk(chunk: Chunk) -> bytes:
     return _encoder.encode((*head, logprobs, _logprob_arrays(chunk.prompt_logprobs)))
 
 
-def _logprob_arrays(entries: tuple[TokenLogprob, ...]) -> list[tuple[object, ...]]:
+def _logprob_arrays(entries: tuple[TokenLogprob, ...] | None) -> list[tuple[object, ...]] | None:
+    if entries is None:
+        return None
     return [(entry.token_id, entry.text, entry.logprob, entry.top) for entry in entries]
 
 

@@ -1,12 +1,14 @@
 """A choice's text as content and tool calls: for whole results and, by the same parser, for streams. Pure."""
 
 import hashlib
+import json
 from dataclasses import replace
+from typing import Any
 
 from shared.contracts.events import ChoiceResult, FinishReason
 from shared.contracts.requests import InferenceRequest
 from shared.contracts.tools import ToolCall
-from shared.openai.tool_calls import ArgumentsDelta, CallBegun, ContentDelta, Delta, ToolCallParser
+from shared.openai.tool_calls import CLOSING, OPENING, ArgumentsDelta, CallBegun, ContentDelta, Delta, ToolCallParser
 
 
 def new_parser(request: InferenceRequest) -> ToolCallParser:
@@ -47,3 +49,12 @@ def with_tool_calls(choice: ChoiceResult, request: InferenceRequest, request_id:
 
 def _arguments(deltas: list[Delta], index: int) -> str:
     return "".join(delta.text for delta in deltas if isinstance(delta, ArgumentsDelta) and delta.index == index)
+
+
+def message_text(message: dict[str, Any]) -> str:
+    """A text that reads as this message of ours: what streams its tool calls when the model's own text is gone."""
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
+    written = [
+        f'{OPENING}{{"name": {json.dumps(call["name"])}, "arguments": {call["arguments"]}}}{CLOSING}' for call in calls
+    ]
+    return (message["content"] or "") + "".join(written)

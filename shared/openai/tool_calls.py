@@ -103,7 +103,6 @@ class ToolCallParser:
         found = self._buffer.find(OPENING)
         if found >= 0:
             self._add_content(self._buffer[:found])
-            self._space = ""
             self._buffer = self._buffer[found + len(OPENING) :]
             self._state = self._head
             return True

@@ -93,6 +93,7 @@ BODIES = st.fixed_dictionaries(
         "max_tokens": st.integers(1, 25),
         "stop": st.sampled_from([None, ["a"], ["ab", "\u00e9 "], ["bb\U0001f600"]]),
         "return_token_ids": st.just(True),
+        "echo": st.booleans(),
     }
 )
 

@@ -1,6 +1,7 @@
 """Chunks into an unbroken order: gaps, repeats, other borders, tails. With a property over all of them."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -173,3 +174,16 @@ def test_whatever_arrives_in_whatever_order_the_client_has_the_text_once(
     received += "".join(found.text for found in order.missing(log))
     assert received == text
     assert order.is_complete
+
+
+def test_the_scores_of_an_echoed_prompt_come_with_the_beginning_and_never_again() -> None:
+    scores = (TokenLogprob(token_id=1, text="x", logprob=None),)
+    log = [replace(chunk(0, "ab"), prompt_logprobs=scores), chunk(2, "c")]
+    from_nothing = StreamOrder(1)
+    (whole,) = from_nothing.missing(log)
+    assert whole.prompt_logprobs == scores
+    further = StreamOrder(1)
+    deliver(further, log[0])
+    (rest,) = further.missing(log)
+    assert (rest.text, rest.prompt_logprobs) == ("c", None)
+    assert delivered_prefix(log, further.position(0)).prompt_logprobs == scores

@@ -1,6 +1,7 @@
 """One reader against an in-memory ledger: gaps, repeats, overflow, silence, loss, tails, the log's absence."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from services.gateway.stream_order import StreamOrder
 from services.gateway.stream_reader import Progress, StreamReader
 from services.gateway.stream_router import StreamRouter, Subscription
 from shared.contracts.errors import EngineFailed, InvariantViolated
-from shared.contracts.events import Chunk, FinishReason
+from shared.contracts.events import Chunk, FinishReason, SealedOutcome
 from shared.contracts.identifiers import RequestId, body_fingerprint
 from shared.contracts.requests import Lane, RequestKind
 from shared.ledger.records import LOST, Registration, StreamMessage
@@ -244,3 +245,33 @@ async def test_a_reader_of_the_outcome_gets_no_chunks() -> None:
     bench.router.dispatch([StreamMessage(request_id=bench.request_id, terminal=sealed)])
     progress = await bench.reader.next()
     assert (progress.chunks, progress.terminal) == ([], sealed)
+
+
+def called(sealed: SealedOutcome) -> SealedOutcome:
+    """The same outcome with a tool call in its only choice."""
+    function = {"name": "f", "arguments": '{"x": 1}'}
+    message = {"role": "assistant", "content": "Wait.", "tool_calls": [{"id": "c", "function": function}]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    return replace(sealed, value=json.dumps({"choices": [choice]}).encode())
+
+
+async def test_without_a_log_a_call_comes_from_the_result_in_the_models_spelling(bench: Bench) -> None:
+    bench.job.chunk("unheard", finish=FinishReason.STOP)
+    sealed = await bench.job.end(called(bench.job.completed()))
+    bench.ledger.available = False
+    bench.router.dispatch([StreamMessage(request_id=bench.request_id, terminal=sealed)])
+    progress = await bench.reader.next()
+    assert text_of(progress) == 'Wait.<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
+    assert progress.chunks[-1].finish_reason is FinishReason.TOOL_CALLS
+
+
+async def test_in_the_middle_of_a_call_its_result_is_no_tail(bench: Bench) -> None:
+    """What the model wrote is gone: the rest of the rendered call might contradict what was delivered."""
+    bench.hear(bench.job.chunk("Wait"))
+    await bench.next_text()
+    bench.job.chunk("unheard", finish=FinishReason.STOP)
+    sealed = await bench.job.end(called(bench.job.completed()))
+    bench.ledger.available = False
+    bench.router.dispatch([StreamMessage(request_id=bench.request_id, terminal=sealed)])
+    with pytest.raises(InvariantViolated, match="read its result"):
+        await bench.reader.next()

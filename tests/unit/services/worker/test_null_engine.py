@@ -1,9 +1,11 @@
 """The null engine keeps the real one's promises: limits, cancels, ends, and tokens that depend on all before them."""
 
+from dataclasses import replace
 from typing import Any
 
 from services.worker.engine.events import Cancel, ChoiceStart, Submit, TokensSampled
 from services.worker.null_engine import NullEngine, NullEngineConfig, absorb, token_at
+from shared.contracts.grammar import Grammar, GrammarKind
 from shared.contracts.sampling import SamplingParameters
 
 VOCABULARY = (5, 6, 7, 8)
@@ -133,3 +135,22 @@ def test_statistics_count_what_is_outstanding() -> None:
     assert statistics.outstanding_tokens == 14
     assert statistics.num_prefill_tokens == 4
     assert statistics.num_decode_tokens == 2
+
+
+def test_a_grammar_is_refused_by_its_fields_name_and_not_ignored() -> None:
+    null = engine()
+    grammar = Grammar(kind=GrammarKind.REGEX, text="a", field="response_format")
+    null.submit(replace(submit("held"), grammar=grammar))
+    null.submit(submit("free", max_tokens=1))
+    result = null.step()
+    assert [(one.request_id, one.param) for one in result.rejected] == [("held", "response_format")]
+    assert [event.request_id for event in result.tokens] == ["free"]
+    assert not null.has_work
+
+
+def test_a_refusal_is_work_until_it_is_told() -> None:
+    null = engine()
+    null.submit(replace(submit("held"), grammar=Grammar(kind=GrammarKind.JSON_OBJECT)))
+    assert null.has_work
+    assert null.step().rejected
+    assert not null.has_work

@@ -3,7 +3,7 @@
 import pytest
 
 from services.worker.engine.events import LogprobEntry
-from services.worker.running_choice import RunningChoice
+from services.worker.running_choice import Echo, RunningChoice
 from shared.contracts.errors import InvariantViolated
 from shared.contracts.events import Chunk, FinishReason
 from shared.tokenization.incremental_detokenizer import IncrementalDetokenizer
@@ -149,3 +149,68 @@ def test_a_choice_that_has_all_its_tokens_is_finished_without_the_engine() -> No
     running.finish_if_at_end(max_tokens=3, end_token_ids=frozenset())
     assert running.finish_reason is FinishReason.LENGTH
     assert running.has_news
+
+
+class TestEcho:
+    PROMPT = "Once "
+
+    def echoing(self) -> RunningChoice:
+        return RunningChoice(
+            0,
+            new_detokenizer=lambda: IncrementalDetokenizer(TOKENIZER),
+            token_text=TOKENIZER.token_text,
+            has_stop_strings=False,
+            wants_logprobs=True,
+            echo=Echo(text=self.PROMPT, token_ids=TOKENIZER.encode(self.PROMPT)),
+        )
+
+    def accept(self, running: RunningChoice, text: str, finish_reason: str | None = None) -> None:
+        tokens = TOKENIZER.encode(text)
+        entry = LogprobEntry(logprob=-1.0, top_token_ids=[], top_logprobs=[])
+        scores = [LogprobEntry(logprob=-2.0, top_token_ids=[65], top_logprobs=[-0.5])] * (len(self.PROMPT) - 1)
+        running.accept(len(running.token_ids), tokens, [entry] * len(tokens), finish_reason, scores)
+
+    def test_the_first_chunk_begins_with_the_prompt_and_its_scores(self) -> None:
+        running = self.echoing()
+        self.accept(running, "u")
+        first = running.next_chunk()
+        self.accept(running, "pon", "stop")
+        second = running.next_chunk()
+        assert first is not None
+        assert second is not None
+        assert (first.text, second.text) == ("Once u", "pon")
+        assert first.prompt_logprobs is not None
+        assert [one.logprob for one in first.prompt_logprobs] == [None, -2.0, -2.0, -2.0, -2.0]
+        assert "".join(one.text for one in first.prompt_logprobs) == self.PROMPT
+        assert second.prompt_logprobs is None
+        assert running.result().text == "Once upon"
+        assert running.result().prompt_logprobs == first.prompt_logprobs
+
+    def test_a_choice_resumed_from_its_log_says_the_same(self) -> None:
+        running, resumed = self.echoing(), self.echoing()
+        self.accept(running, "up")
+        chunk = running.next_chunk()
+        assert chunk is not None
+        resumed.resume([chunk])
+        self.accept(running, "on", "length")
+        self.accept(resumed, "on", "length")
+        assert resumed.result() == running.result()
+        rest = resumed.next_chunk()
+        assert rest is not None
+        assert (rest.text, rest.prompt_logprobs) == ("on", None)
+
+    def test_a_ledger_that_lost_everything_gets_the_prompt_again(self) -> None:
+        running = self.echoing()
+        self.accept(running, "up")
+        before = running.next_chunk()
+        running.refill(0)
+        assert running.next_chunk() == before
+
+    def test_a_ledger_that_lost_a_part_gets_only_that(self) -> None:
+        running = self.echoing()
+        self.accept(running, "up")
+        running.next_chunk()
+        running.refill(1)
+        chunk = running.next_chunk()
+        assert chunk is not None
+        assert (chunk.text, chunk.prompt_logprobs) == ("p", None)

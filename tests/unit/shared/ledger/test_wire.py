@@ -26,6 +26,7 @@ _chunks = st.builds(
     token_ids=st.lists(st.integers(0, 2**40), min_size=1, max_size=8).map(tuple),
     text=_text,
     logprobs=st.none() | st.lists(_logprobs, max_size=3).map(tuple),
+    prompt_logprobs=st.none() | st.lists(_logprobs, max_size=3).map(tuple),
     finish_reason=st.none() | st.sampled_from(FinishReason),
 )
 _outcomes = st.builds(

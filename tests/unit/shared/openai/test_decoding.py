@@ -1,11 +1,13 @@
 """One door for both formats: the same limits, the same two refusals."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from shared.contracts.errors import InvalidRequest, PoisonMessage
 from shared.contracts.generated.inference.v1 import requests_pb2
+from shared.contracts.grammar import Grammar, GrammarKind
 from shared.contracts.identifiers import RequestId
 from shared.contracts.request_codec import encode_request
 from shared.contracts.requests import (
@@ -20,6 +22,7 @@ from shared.contracts.requests import (
     WireFormat,
 )
 from shared.contracts.sampling import SamplingParameters
+from shared.contracts.tools import Tool
 from shared.openai.decoding import decode_value
 
 JSON = RequestEnvelope(
@@ -127,3 +130,31 @@ def test_a_negative_seed_is_made_one_the_engine_can_hold() -> None:
     request = decode_value(PROTOBUF, message.SerializeToString())
     assert request.has_own_seed
     assert request.sampling.seed == 2**63 - 1
+
+
+COMPLETION_FIELDS: dict[str, Any] = {
+    "kind": RequestKind.COMPLETION,
+    "messages": (),
+    "prompts": (Prompt(text="x"),),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"echo": True}, "echo"),
+        ({**COMPLETION_FIELDS, "tools": (Tool(name="f"),)}, "tools"),
+        ({"tools": (Tool(name="f", parameters="[1]"),)}, "tools[0].function.parameters"),
+        ({"tools": (Tool(name="f", parameters='{"a": "' + "x" * 70_000 + '"}'),)}, "tools"),
+        ({"grammar": Grammar(kind=GrammarKind.CHOICE, text='[""]')}, "grammar"),
+        ({"grammar": Grammar(kind=GrammarKind.CHOICE, text="no JSON")}, "grammar"),
+        ({"sampling": SamplingParameters(logit_bias=((1, 200.0),))}, "logit_bias"),
+        ({"sampling": SamplingParameters(logit_bias=((1, float("nan")),))}, "logit_bias"),
+    ],
+)  # fmt: skip
+def test_what_a_protobuf_request_demands_of_its_output_is_held_to_the_same_limits(
+    changes: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        decode_value(PROTOBUF, encode_request(replace(CHAT, **changes)))
+    assert refusal.value.param == param

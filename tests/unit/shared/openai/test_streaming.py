@@ -20,6 +20,8 @@ from shared.contracts.events import (
 from shared.contracts.identifiers import RequestId
 from shared.contracts.requests import ChatMessage, InferenceRequest, Prompt, RequestKind, WireFormat
 from shared.contracts.sampling import SamplingParameters
+from shared.contracts.tools import Tool, ToolChoice
+from shared.openai.called_tools import call_id
 from shared.openai.outcomes import render_error
 from shared.openai.streaming import DONE, StreamRenderer
 
@@ -180,3 +182,76 @@ class TestTerminal:
         error, done = renderer(CHAT, include_usage=True).terminal(failed)
         assert json.loads(error)["error"]["code"] == "worker_lost"
         assert done == DONE
+
+
+class TestTools:
+    TEXT = 'Wait.\n<tool_call>\n{"name": "look_up", "arguments": {"word": "sluice"}}\n</tool_call>'
+
+    def rendered(self, *chunks: Chunk, **changes: Any) -> list[ChatCompletionChunk]:
+        stream = renderer(CHAT, tools=(Tool(name="look_up"),), **changes)
+        return chat_chunks([payload for one in chunks for payload in stream.chunk(one)])
+
+    @pytest.mark.parametrize("size", [1, 5, 1_000])
+    def test_calls_are_deltas_of_one_index_with_one_id(self, size: int) -> None:
+        pieces = [self.TEXT[start : start + size] for start in range(0, len(self.TEXT), size)]
+        chunks = [chunk(piece, position=number) for number, piece in enumerate(pieces)]
+        last = chunk("", position=len(pieces), token_ids=(), finish_reason=FinishReason.STOP)
+        deltas = [one.choices[0].delta for one in self.rendered(*chunks, last)]
+        calls = [call for delta in deltas for call in delta.tool_calls or ()]
+        assert "".join(delta.content or "" for delta in deltas) == "Wait."
+        assert {call.index for call in calls} == {0}
+        assert [call.id for call in calls if call.id] == [call_id(REQUEST_ID, 0, 0)]
+        assert [call.function.name for call in calls if call.function and call.function.name] == ["look_up"]
+        arguments = "".join(call.function.arguments or "" for call in calls if call.function)
+        assert arguments == '{"word": "sluice"}'
+
+    def test_a_choice_that_called_ends_with_tool_calls(self) -> None:
+        ended = self.rendered(chunk(self.TEXT, finish_reason=FinishReason.STOP))
+        assert ended[-1].choices[0].finish_reason == "tool_calls"
+
+    def test_a_choice_that_was_cut_says_so(self) -> None:
+        ended = self.rendered(chunk(self.TEXT[:-20], finish_reason=FinishReason.LENGTH))
+        assert ended[-1].choices[0].finish_reason == "length"
+
+    def test_a_choice_that_called_nothing_stops(self) -> None:
+        ended = self.rendered(chunk("Nothing.", finish_reason=FinishReason.STOP))
+        assert ended[-1].choices[0].finish_reason == "stop"
+        assert "".join(one.choices[0].delta.content or "" for one in ended) == "Nothing."
+
+    def test_without_a_choice_of_tools_the_text_stays_text(self) -> None:
+        told = self.rendered(chunk(self.TEXT), tool_choice=ToolChoice.NONE)
+        assert "".join(one.choices[0].delta.content or "" for one in told) == self.TEXT
+
+    def test_choices_are_read_apart(self) -> None:
+        half = len(self.TEXT) // 2
+        chunks = [
+            chunk(self.TEXT[:half]),
+            chunk("Hello", choice=1),
+            chunk(self.TEXT[half:], position=1, finish_reason=FinishReason.STOP),
+            chunk(" you", choice=1, position=1, finish_reason=FinishReason.STOP),
+        ]
+        reasons = {
+            one.choices[0].index: one.choices[0].finish_reason
+            for one in self.rendered(*chunks)
+            if one.choices[0].finish_reason
+        }
+        assert reasons == {0: "tool_calls", 1: "stop"}
+
+    def test_log_probabilities_come_once_though_text_is_held_back(self) -> None:
+        sampling = SamplingParameters(logprobs=1)
+        told = self.rendered(
+            chunk("<tool", logprobs=LOGPROBS), chunk("_call>", position=1, logprobs=LOGPROBS), sampling=sampling
+        )
+        assert sum(len(one.choices[0].logprobs.content or ()) for one in told if one.choices[0].logprobs) == 2
+
+
+def test_an_echoed_prompt_is_scored_in_the_first_payload_only() -> None:
+    stream = renderer(COMPLETION, echo=True, sampling=SamplingParameters(logprobs=0))
+    prompt = (TokenLogprob(token_id=8, text="x", logprob=None), TokenLogprob(token_id=9, text="yz", logprob=-1.0))
+    (first,) = stream.chunk(chunk("xyzHe", logprobs=LOGPROBS, prompt_logprobs=prompt))
+    (second,) = stream.chunk(chunk("He", position=1, logprobs=LOGPROBS))
+    told = [json.loads(payload)["choices"][0]["logprobs"] for payload in (first, second)]
+    assert told[0]["token_logprobs"] == [None, -1.0, -0.5]
+    assert told[0]["top_logprobs"] == [None, {"yz": -1.0}, {"He": -0.5}]
+    assert told[0]["text_offset"] == [0, 1, 3]
+    assert told[1]["text_offset"] == [5]

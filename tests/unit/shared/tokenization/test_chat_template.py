@@ -1,3 +1,4 @@
+import json
 from datetime import datetime
 
 import jinja2
@@ -5,6 +6,7 @@ import pytest
 
 from shared.contracts.errors import InvalidRequest
 from shared.contracts.requests import ChatMessage
+from shared.contracts.tools import Tool, ToolCall
 from shared.tokenization.chat_template import ChatTemplate
 from tests.fixtures.tiny_tokenizers import CHATML
 
@@ -99,3 +101,45 @@ def test_a_syntax_error_is_found_when_compiling() -> None:
 def test_a_template_that_stumbles_refuses_the_messages(source: str) -> None:
     with pytest.raises(InvalidRequest, match="chat template"):
         render(source)
+
+
+TOOLS = "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}"
+TOOL = Tool(name="look_up", description="A word", parameters='{"type": "object", "properties": {"word": {}}}')
+
+
+def test_tools_are_rendered_as_openai_writes_them() -> None:
+    rendered = json.loads(ChatTemplate(TOOLS).render(MESSAGES, tools=[TOOL]))
+    assert rendered == {
+        "type": "function",
+        "function": {
+            "name": "look_up",
+            "description": "A word",
+            "parameters": {"type": "object", "properties": {"word": {}}},
+        },
+    }
+
+
+def test_a_tool_without_parameters_takes_an_empty_object() -> None:
+    rendered = json.loads(ChatTemplate(TOOLS).render(MESSAGES, tools=[Tool(name="now")]))
+    assert rendered["function"] == {"name": "now", "parameters": {"type": "object", "properties": {}}}
+
+
+def test_a_template_without_a_place_for_tools_refuses_them_by_name() -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        ChatTemplate(CHATML).render(MESSAGES, tools=[TOOL])
+    assert refusal.value.param == "tools"
+    assert ChatTemplate(TOOLS).render(MESSAGES) == ""
+
+
+def test_calls_and_their_answers_are_there_with_arguments_as_objects() -> None:
+    source = (
+        "{% for m in messages %}{% for call in m.tool_calls %}{{ call.function.name }}({{ call.function.arguments.x }})"
+        "={{ call.id }} {% endfor %}{% if m.tool_call_id is defined %}{{ m.tool_call_id }}:{{ m.content }}{% endif %}"
+        "{% endfor %}"
+    )
+    calls = (ToolCall(id="c1", name="f", arguments='{"x": 7}'),)
+    messages = [
+        ChatMessage(role="assistant", content="", tool_calls=calls),
+        ChatMessage(role="tool", content="done", tool_call_id="c1"),
+    ]
+    assert ChatTemplate(source).render(messages) == "f(7)=c1 c1:done"

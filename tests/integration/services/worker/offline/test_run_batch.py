@@ -61,6 +61,43 @@ def test_the_same_file_gives_the_same_answers_however_it_is_batched(model: Path,
         assert read_answers(alone)[0]["response"]["body"]["choices"] == texts[index]
 
 
+def test_formats_tools_bias_and_echo_are_the_same_as_elsewhere(model: Path, tmp_path: Path) -> None:
+    (model / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": CHATML + "{% if tools %}<tool_call>{% endif %}", "eos_token": "<|end|>"})
+    )
+    chat = {"custom_id": "call", "method": "POST", "url": "/v1/chat/completions"}
+    parameters = {"type": "object", "properties": {"gate": {"enum": ["n", "s"]}}, "required": ["gate"]}
+    tool = {
+        "type": "function",
+        "function": {"name": "open", "parameters": parameters | {"additionalProperties": False}},
+    }
+    asked = {"messages": [{"role": "user", "content": "x"}], "tools": [tool], "tool_choice": "required"}
+    choice = {"choice": ["yes", "no"]}
+    impossible = {"json": {"type": "string", "enum": [1]}}
+    lines = [
+        line("choice", structured_outputs=choice, n=2, max_tokens=20, temperature=1.0),
+        line("impossible", structured_outputs=impossible),
+        line("bias", logit_bias={"70": 100}, return_token_ids=True, ignore_eos=True),
+        line("echo", echo=True, logprobs=1),
+        line("unknown token", logit_bias={"272": 1}),
+        json.dumps({**chat, "body": {**asked, "max_tokens": 95, "parallel_tool_calls": False}}),
+    ]
+    output = tmp_path / "answers.jsonl"
+    run_batch(model, write_lines(tmp_path / "in.jsonl", *lines), output, "float32")
+    found = {answer["custom_id"]: answer["response"] for answer in read_answers(output)}
+    assert {one["text"] for one in found["choice"]["body"]["choices"]} <= {"yes", "no"}
+    assert found["impossible"]["status_code"] == 400
+    assert found["impossible"]["body"]["error"]["param"] == "structured_outputs"
+    assert found["bias"]["body"]["choices"][0]["token_ids"] == [70] * 6
+    assert found["unknown token"]["body"]["error"]["param"] == "logit_bias"
+    echoed = found["echo"]["body"]["choices"][0]
+    assert echoed["text"].startswith("hello")
+    assert echoed["logprobs"]["token_logprobs"][0] is None
+    (call,) = found["call"]["body"]["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"])["gate"] in ("n", "s")
+    assert found["call"]["body"]["choices"][0]["finish_reason"] == "tool_calls"
+
+
 def test_a_model_that_cannot_be_loaded_leaves_the_output_alone(tmp_path: Path) -> None:
     output = write_lines(tmp_path / "out.jsonl", "earlier answers")
     with pytest.raises(CheckpointError):

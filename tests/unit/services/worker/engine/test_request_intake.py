@@ -36,6 +36,7 @@ def test_what_fits_exactly_is_accepted() -> None:
         (make_submit("a", [1]), {"is_known": True}, "request_id"),
         (make_submit("a", [1], n=9), {}, None),
         (make_submit("a", [1], stop_token_ids=(-1,)), {}, "stop_token_ids"),
+        (make_submit("a", [1], logit_bias=((99, 1.0),)), {}, "logit_bias"),
     ],
 )
 def test_what_cannot_run_is_named(submit: Submit, changes: dict[str, Any], param: str | None) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,9 +7,12 @@ from services.worker.engine.events import LogprobEntry, RequestTimings, TokensSa
 from services.worker.null_engine import NullEngine, NullEngineConfig
 from services.worker.offline.offline_request import OfflineRequest, PreparedPrompts, prepare_prompts
 from shared.contracts.errors import InvalidRequest, PromptTooLong
+from shared.contracts.events import FinishReason
+from shared.contracts.grammar import Grammar, GrammarKind
 from shared.contracts.identifiers import RequestId
-from shared.contracts.requests import InferenceRequest, Prompt, RequestKind
+from shared.contracts.requests import ChatMessage, InferenceRequest, Prompt, RequestKind
 from shared.contracts.sampling import SamplingParameters
+from shared.contracts.tools import Tool
 from shared.tokenization.tokenizer import Tokenizer
 from tests.fixtures.tiny_tokenizers import write_tokenizer
 
@@ -139,3 +143,44 @@ def test_cached_prompt_tokens_are_told(tokenizer: Tokenizer) -> None:
     usage = run.outcome(model="m", created_seconds=1).usage
     assert usage is not None
     assert usage.cached_tokens == 2
+
+
+def test_an_echo_begins_with_the_prompt_and_asks_for_its_scores(tokenizer: Tokenizer) -> None:
+    asked = replace(request(Prompt(text="hello"), logprobs=1), echo=True)
+    prompts = prepare_prompts(asked, tokenizer, LIMITS)
+    offline = OfflineRequest(REQUEST_ID, asked, prompts, tokenizer, order=1)
+    assert offline.submission([0]).prompt_logprobs
+    (word,) = tokenizer.encode("hello")
+    offline.accept(sampled(word, finish="stop"))
+    (choice,) = offline.outcome(model="m", created_seconds=1).choices
+    assert choice.text == "hellohello"
+
+
+def test_without_scores_asked_for_none_are_computed(tokenizer: Tokenizer) -> None:
+    assert not running(replace(request(), echo=True), tokenizer).submission([0]).prompt_logprobs
+    assert not running(request(logprobs=1), tokenizer).submission([0]).prompt_logprobs
+
+
+def test_a_grammar_needs_a_tokenizer_and_reaches_the_engine(tokenizer: Tokenizer) -> None:
+    grammar = Grammar(kind=GrammarKind.REGEX, text="a", field="structured_outputs")
+    asked = replace(request(), grammar=grammar)
+    assert running(asked, tokenizer).submission([0]).grammar == grammar
+    with pytest.raises(InvalidRequest) as refusal:
+        prepare_prompts(asked, None, LIMITS)
+    assert refusal.value.param == "structured_outputs"
+
+
+def test_calls_in_the_text_are_told_as_calls(tokenizer: Tokenizer) -> None:
+    asked = InferenceRequest(
+        kind=RequestKind.CHAT,
+        model=None,
+        messages=(ChatMessage(role="user", content="x"),),
+        sampling=SamplingParameters(),
+        tools=(Tool(name="f"),),
+    )
+    offline = OfflineRequest(REQUEST_ID, asked, PreparedPrompts(token_ids=[[1]], max_tokens=99), tokenizer, order=1)
+    offline.accept(sampled(*tokenizer.encode('<tool_call>{"name": "f", "arguments": {}}</tool_call>'), finish="stop"))
+    (choice,) = offline.outcome(model="m", created_seconds=1).choices
+    assert [(call.name, call.arguments) for call in choice.tool_calls] == [("f", "{}")]
+    assert choice.finish_reason is FinishReason.TOOL_CALLS
+    assert choice.text == ""
