@@ -181,9 +181,15 @@ void NAME(paged_attention)(ELEMENT *restrict out, const ELEMENT *restrict querie
                 for (int64_t g = 0; g < group; g++) {
                     float dot = 0.0f;
                     for (int64_t d = 0; d < head_size; d++) dot += query[g * head_size + d] * row[d];
-                    weights[g * TILE + j] = soft_cap > 0.0f ? soft_cap * tanhf(dot / soft_cap) : dot;
+                    weights[g * TILE + j] = dot;
                 }
             }
+            if (soft_cap > 0.0f) /* tanh(x) is 1 - 2 / (exp(2x) + 1) */
+                for (int64_t g = 0; g < group; g++)
+                    for (int64_t j = 0; j < count; j++) {
+                        float power = exponential(weights[g * TILE + j] * (2.0f / soft_cap));
+                        weights[g * TILE + j] = soft_cap * (1.0f - 2.0f / (power + 1.0f));
+                    }
             for (int64_t g = 0; g < group; g++) {
                 float peak = largest[g];
                 for (int64_t j = 0; j < count; j++)
