@@ -130,12 +130,14 @@ class Supervisor:
         started_at = self._clock.monotonic()
         try:
             lost = await self._ledger.lost_incarnations()
+            silent = self.watch.silent()
+            leased = set(silent) - set(await self._ledger.without_lease(silent)) if silent else set[Incarnation]()
         except LedgerUnavailable:
             self.watch.judge(())
             raise
         self._looked_at = self._clock.monotonic()
         self._are_leases_trusted = self._grace.looked(started_at=started_at, now=self._looked_at)
-        self.watch.judge(lost if self._are_leases_trusted else ())
+        self.watch.judge(lost if self._are_leases_trusted else (), leased=leased)
         if lost and self._are_leases_trusted:
             self._takeover_due.set()
 

@@ -2,7 +2,8 @@
 
 Two witnesses: the lease in the ledger, which ends 1.2 s after a worker's last sign (only workers that own requests
 have one that anybody asks for), and the heartbeats on Kafka, which an idle worker sends too. Heartbeats alone need
-more patience: a broker that fails over is silent for seconds without anybody being dead.
+more patience: a broker that fails over is silent for seconds without anybody being dead. Silence is therefore no
+proof against who holds a lease; it is one while the ledger says nothing.
 """
 
 from collections.abc import Collection
@@ -24,10 +25,25 @@ class DetectionRules:
             raise ValueError("need 0 < deaf_after_seconds < silent_after_seconds")
 
 
+def silent(view: FleetView, *, now: float, rules: DetectionRules) -> list[Incarnation]:
+    """Who has been silent for too long: of these it is worth asking whether they hold a lease."""
+    return [
+        member.heartbeat.incarnation for member in view.living() if now - member.heard_at >= rules.silent_after_seconds
+    ]
+
+
 def find_losses(
-    view: FleetView, *, leaseless: Collection[Incarnation], now: float, rules: DetectionRules
+    view: FleetView,
+    *,
+    leaseless: Collection[Incarnation],
+    now: float,
+    rules: DetectionRules,
+    leased: Collection[Incarnation] = (),
 ) -> list[Loss]:
-    """Everybody to be declared lost now. `leaseless`: incarnations that own requests and have no lease."""
+    """Everybody to be declared lost now.
+
+    `leaseless`: incarnations that own requests and have no lease. `leased`: silent ones that are known to hold one.
+    """
     living = view.living()
     # A fleet of one cannot be told from deafness by its heartbeats; its silence has to speak for itself.
     last_heard = max((member.heard_at for member in view.members.values()), default=now)
@@ -38,7 +54,7 @@ def find_losses(
         silence = now - member.heard_at
         if heartbeat.incarnation in leaseless and member.state is not MemberState.STOPPED:
             reason = "its lease ended while it owned requests"
-        elif silence >= rules.silent_after_seconds and not is_deaf:
+        elif silence >= rules.silent_after_seconds and not is_deaf and heartbeat.incarnation not in leased:
             reason = f"no heartbeat for {silence:.1f} s"
         else:
             continue

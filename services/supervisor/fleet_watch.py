@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 import structlog
 
 from services.supervisor.crash_loops import CrashLoops
-from services.supervisor.failure_detector import DetectionRules, find_losses
+from services.supervisor.failure_detector import DetectionRules, find_losses, silent
 from services.supervisor.fleet import (
     FleetView,
     Fold,
@@ -51,11 +51,14 @@ class FleetWatch:
             self._suspect_twin(heartbeat)
         self._apply(fold)
 
-    def judge(self, leaseless: Collection[Incarnation]) -> None:
+    def silent(self) -> list[Incarnation]:
+        return silent(self.view, now=self._clock.monotonic(), rules=self._rules)
+
+    def judge(self, leaseless: Collection[Incarnation], *, leased: Collection[Incarnation] = ()) -> None:
         """Apply what the leases and the silence say. Called every watch interval."""
         now, now_ms = self._clock.monotonic(), self._clock.now_ms()
         self.leaseless = frozenset(leaseless)
-        losses = find_losses(self.view, leaseless=self.leaseless, now=now, rules=self._rules)
+        losses = find_losses(self.view, leaseless=self.leaseless, now=now, rules=self._rules, leased=leased)
         self._apply(fold_losses(self.view, losses, now=now, now_ms=now_ms))
         self.view = forget(self.view, now=now, after_seconds=self._forget_after_seconds)
         self.crash_loops.credit(self.view)

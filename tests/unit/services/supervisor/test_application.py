@@ -23,6 +23,7 @@ DEAD = Incarnation("w-0.a")
 class ScriptedLedger:
     def __init__(self) -> None:
         self.lost: list[Incarnation] = []
+        self.leased: set[Incarnation] = set()
         self.is_away = False
 
     async def lost_incarnations(self) -> list[Incarnation]:
@@ -37,7 +38,7 @@ class ScriptedLedger:
         return False
 
     async def without_lease(self, incarnations: Sequence[Incarnation]) -> list[Incarnation]:
-        return list(incarnations)
+        return [incarnation for incarnation in incarnations if incarnation not in self.leased]
 
     async def elect(self, name: str, *, ttl_ms: int) -> int | None:
         return 1
@@ -119,3 +120,17 @@ async def test_readiness_names_the_ledger_until_it_answers_and_when_it_is_silent
     assert supervisor.problems() == ["Kafka is not connected yet"]
     clock.move(3.1)
     assert "the ledger has not answered lately" in supervisor.problems()
+
+
+async def test_the_only_worker_is_not_lost_while_kafka_is_silent_and_its_lease_is_held(
+    supervisor: Supervisor, ledger: ScriptedLedger, clock: ManualClock
+) -> None:
+    """One worker's silence cannot be told from Kafka's own; its lease can."""
+    ledger.leased = {heartbeat().incarnation}
+    for _ in range(30):
+        clock.move(1.0)
+        await supervisor.look()
+    assert state(supervisor) is MemberState.READY
+    ledger.leased.clear()
+    await supervisor.look()
+    assert state(supervisor) is MemberState.LOST

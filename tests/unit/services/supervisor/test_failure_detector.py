@@ -1,6 +1,6 @@
 import pytest
 
-from services.supervisor.failure_detector import DetectionRules, LeaseGrace, find_losses
+from services.supervisor.failure_detector import DetectionRules, LeaseGrace, find_losses, silent
 from services.supervisor.fleet import FleetView, fold_heartbeat
 from shared.contracts.fleet import WorkerState
 from shared.contracts.identifiers import Incarnation
@@ -45,6 +45,19 @@ def test_when_nobody_is_heard_leases_still_count() -> None:
 
 def test_the_only_worker_is_lost_by_its_own_silence() -> None:
     assert set(lost(fleet(a=0.0), now=5.0)) == {"a.a"}
+
+
+def test_silence_is_no_proof_against_who_holds_a_lease() -> None:
+    """Kafka may be silent for longer than any patience without anybody being dead."""
+    leased = [Incarnation("a.a")]
+    view = fleet(a=0.0)
+    assert find_losses(view, leaseless=(), leased=leased, now=60.0, rules=RULES) == []
+    assert find_losses(view, leaseless=leased, leased=leased, now=60.0, rules=RULES) != []
+
+
+def test_who_is_asked_for_a_lease_is_who_was_silent_for_too_long() -> None:
+    assert silent(fleet(a=0.0, b=3.0), now=5.0, rules=RULES) == ["a.a"]
+    assert silent(fleet(a=0.0), now=4.9, rules=RULES) == []
 
 
 def test_who_has_left_or_is_lost_is_not_lost_again() -> None:
