@@ -120,13 +120,16 @@ class RecordProducer:
 
     async def _send(self, producer: AIOKafkaProducer, arguments: dict[str, Any]) -> RecordMetadata:
         try:
-            acknowledged = await producer.send(**arguments)
-        except _TOO_LARGE as error:  # by our own limit: nothing was sent
-            raise OutcomeTooLarge(f"a record for {arguments['topic']} is too large: {error}") from error
-        except AssertionError as error:
-            raise BrokerUnavailable(f"{arguments['topic']} has no partition {arguments['partition']}") from error
-        try:
-            async with asyncio.timeout(self._timeout_seconds):  # an idempotent aiokafka batch retries for ever
+            # An idempotent aiokafka batch retries for ever, and a send that waits for metadata when its client is
+            # closed (by a neighbour's failure) is never woken up.
+            async with asyncio.timeout(self._timeout_seconds):
+                try:
+                    acknowledged = await producer.send(**arguments)
+                except _TOO_LARGE as error:  # by our own limit: nothing was sent
+                    raise OutcomeTooLarge(f"a record for {arguments['topic']} is too large: {error}") from error
+                except AssertionError as error:
+                    no_partition = f"{arguments['topic']} has no partition {arguments['partition']}"
+                    raise BrokerUnavailable(no_partition) from error
                 metadata = await asyncio.shield(acknowledged)
         except TimeoutError as error:
             raise KafkaTimeoutError(f"no acknowledgement in {self._timeout_seconds:.0f} s") from error

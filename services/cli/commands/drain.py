@@ -36,11 +36,12 @@ def drain(
         supervisor_url = url or (stack.supervisor_url if stack else "")
         settings = KafkaSettings(bootstrap_servers=kafka or (stack.kafka if stack else ""))
         incarnation = incarnation_of(supervisor_url, worker)
+        started = time.monotonic()
         asyncio.run(send_drain(settings, worker, reason))
         out.print(f"{worker} was told to drain")
         if wait_seconds:
-            took = wait_until_left(supervisor_url, worker, incarnation, patience_seconds=wait_seconds)
-            out.print(f"{worker} has left after {took:.1f} s")
+            wait_until_left(supervisor_url, worker, incarnation, patience_seconds=wait_seconds)
+            out.print(f"{worker} has left after {time.monotonic() - started:.1f} s")
 
 
 def incarnation_of(url: str, worker: str) -> str:
@@ -67,14 +68,14 @@ async def send_drain(settings: KafkaSettings, worker: str, reason: str) -> None:
         raise CommandFailed(error.message) from None
 
 
-def wait_until_left(url: str, worker: str, incarnation: str, *, patience_seconds: float) -> float:
-    """Seconds until this life of the worker is over (a new one may have begun). Raises CommandFailed."""
-    started = time.monotonic()
-    while (passed := time.monotonic() - started) < patience_seconds:
+def wait_until_left(url: str, worker: str, incarnation: str, *, patience_seconds: float) -> None:
+    """Until this life of the worker is over; a new one may have begun. Raises CommandFailed."""
+    give_up_at = time.monotonic() + patience_seconds
+    while time.monotonic() < give_up_at:
         workers = {member["worker_id"]: member for member in fetch_fleet(url)["workers"]}
         member = workers.get(worker)
         if member is None or member["incarnation"] != incarnation or member["state"] in ("stopped", "lost"):
-            return passed
+            return
         time.sleep(_POLL_SECONDS)
     raise CommandFailed(
         f"{worker} has not left within {patience_seconds:.0f} s", hint="`penstock fleet` shows its state"
