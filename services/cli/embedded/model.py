@@ -6,6 +6,7 @@ The import itself runs in a process of the worker's (it needs torch); this modul
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
 
 
 async def resolve_model(model: str, *, data_dir: Path) -> tuple[Path, str]:
-    """The checkpoint to serve and the name it is served under. Imports the default model when it is not there yet."""
+    """The checkpoint's directory and the name it is served under. GGUF files and the default are imported once."""
     if model == DEFAULT_MODEL:
         directory = data_dir / "models" / DEFAULT_MODEL_NAME
         if not (directory / "config.json").exists():
@@ -29,7 +30,18 @@ async def resolve_model(model: str, *, data_dir: Path) -> tuple[Path, str]:
         )
     if path.is_dir() and not (path / "config.json").exists():
         raise CommandFailed(f"--model {model} has no config.json, so it is no Hugging Face checkpoint")
-    return path, path.stem if path.is_file() else path.resolve().name
+    if path.is_dir():
+        return path, path.resolve().name
+    directory = data_dir / "models" / f"{path.stem}-{_identity(path)}"
+    if not (directory / "config.json").exists():
+        await import_model(str(path), directory)
+    return directory, path.stem
+
+
+def _identity(file: Path) -> str:
+    """Tells two files of one name apart, and a file from what it was before it changed."""
+    found = file.stat()
+    return hashlib.blake2b(f"{file.resolve()} {found.st_size} {found.st_mtime_ns}".encode(), digest_size=4).hexdigest()
 
 
 async def import_model(source: str, directory: Path) -> None:

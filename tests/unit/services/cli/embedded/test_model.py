@@ -31,11 +31,30 @@ async def test_the_default_model_is_imported_once(tmp_path: Path, imports: list[
     assert imports == [("default", directory)]
 
 
-async def test_a_gguf_file_is_served_under_its_stem(tmp_path: Path, imports: list[tuple[str, Path]]) -> None:
+async def test_a_gguf_file_is_imported_once_and_served_under_its_stem(
+    tmp_path: Path, imports: list[tuple[str, Path]]
+) -> None:
     file = tmp_path / "Model.Q4_1.gguf"
     file.touch()
-    assert await resolve_model(str(file), data_dir=tmp_path) == (file, "Model.Q4_1")
-    assert imports == []
+    first = await resolve_model(str(file), data_dir=tmp_path)
+    assert first == await resolve_model(str(file), data_dir=tmp_path)
+    directory, name = first
+    assert name == "Model.Q4_1"
+    assert directory.parent == tmp_path / "models"
+    assert imports == [(str(file), directory)]
+
+
+async def test_a_gguf_file_that_changed_or_only_shares_its_name_is_imported_anew(
+    tmp_path: Path, imports: list[tuple[str, Path]]
+) -> None:
+    (tmp_path / "other").mkdir()
+    file, namesake = tmp_path / "model.gguf", tmp_path / "other" / "model.gguf"
+    file.write_text("a")
+    namesake.write_text("a")
+    directories = [(await resolve_model(str(path), data_dir=tmp_path))[0] for path in (file, namesake)]
+    file.write_text("changed")
+    directories.append((await resolve_model(str(file), data_dir=tmp_path))[0])
+    assert len(set(directories)) == len(imports) == 3
 
 
 async def test_a_path_that_does_not_exist_says_what_may_be_given(tmp_path: Path) -> None:
