@@ -25,7 +25,7 @@ from shared.contracts.events import SealedOutcome
 from shared.contracts.identifiers import Incarnation
 from shared.contracts.topics import TopicNames
 from shared.messaging.dead_letter import DeadLetterLimit
-from shared.openai.tool_grammar import format_taught_by
+from shared.openai.tool_call_format import call_format_of
 from shared.resilience.clock import Clock
 from shared.tokenization.incremental_detokenizer import IncrementalDetokenizer
 from shared.tokenization.tokenizer import Tokenizer
@@ -229,5 +229,5 @@ def _text_tokenizer(tokenizer: Tokenizer) -> TextTokenizer:
         token_text=tokenizer.token_text,
         end_token_ids=frozenset(tokenizer.eos_token_ids),
         decode=tokenizer.decode,
-        call_format=format_taught_by(tokenizer.chat_template_source),
+        call_format=call_format_of(tokenizer),
     )

@@ -16,11 +16,9 @@ _LAYOUT = {"whitespace_pattern": " ?"}
 
 class ToolCallFormat(StrEnum):
     HERMES = "hermes"
+    HERMES_TOKENS = "hermes-tokens"
+    """The tags are tokens of the vocabulary: a model that was trained on them should not have to spell them."""
     JSON = "json"
-
-
-def format_taught_by(template: str | None) -> ToolCallFormat:
-    return ToolCallFormat.HERMES if template is not None and OPENING in template else ToolCallFormat.JSON
 
 
 def output_grammar(request: InferenceRequest, call_format: ToolCallFormat) -> Grammar | None:
@@ -35,7 +33,9 @@ def output_grammar(request: InferenceRequest, call_format: ToolCallFormat) -> Gr
         return Grammar(kind=GrammarKind.LARK, text=f"start: %json {layout}\n", field=_FIELD)
     most_more = _MOST_CALLS - 1 if request.parallel_tool_calls and request.tool_choice is ToolChoice.REQUIRED else 0
     more = f' ("\\n" call){{0,{most_more}}}' if most_more else ""
-    text = f'start: call{more}\ncall: "{OPENING}\\n" body "\\n{CLOSING}"\nbody: %json {layout}\n'
+    are_tokens = call_format is ToolCallFormat.HERMES_TOKENS
+    opening, closing = (tag if are_tokens else f'"{tag}"' for tag in (OPENING, CLOSING))
+    text = f'start: call{more}\ncall: {opening} "\\n" body "\\n" {closing}\nbody: %json {layout}\n'
     return Grammar(kind=GrammarKind.LARK, text=text, field=_FIELD)
 
 

@@ -107,6 +107,11 @@ class Tokenizer:
         text: str = self._backend.decode(list(token_ids), skip_special_tokens=True)
         return text
 
+    def has_token(self, text: str, *, is_visible: bool = False) -> bool:
+        """One token is this text (and decoding shows it)."""
+        token_id: int | None = self._backend.token_to_id(text)
+        return token_id is not None and (not is_visible or self.decode([token_id]) == text)
+
     def token_text(self, token_id: int) -> str:
         """How to show one token: special ones by their name, a part of a character as U+FFFD, unknown as ''."""
         piece: str | None = self._backend.id_to_token(token_id)

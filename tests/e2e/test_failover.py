@@ -1,6 +1,7 @@
 """Killing things in the middle of a stream: the client sees a pause, then the rest."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -80,6 +81,36 @@ async def test_a_killed_worker_hands_its_stream_to_another(
 
     assert await text_with_a_fault(client, kill_the_busy_shell) == expected
     assert killed
+
+
+async def test_n_choices_held_to_a_grammar_go_on_where_their_engine_died(
+    whole_stack: EmbeddedStack, client: openai.AsyncOpenAI
+) -> None:
+    """The matchers of the new engine are advanced over the logged tokens."""
+    schema = {"type": "array", "items": {"enum": ["north", "south"]}, "minItems": 60, "maxItems": 60}
+    body = {
+        **BODY,
+        "n": 2,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "gates", "schema": schema}},
+    }
+
+    async def texts(fault: Callable[[], None] | None = None) -> list[str]:
+        found, num_pieces = ["", ""], 0
+        async for chunk in await client.chat.completions.create(**body):  # type: ignore[call-overload]
+            for choice in chunk.choices:
+                found[choice.index] += choice.delta.content or ""
+                num_pieces += 1
+                if num_pieces == 20 and fault is not None:
+                    fault()
+        return found
+
+    def kill_both_engines() -> None:
+        for worker in whole_stack.workers:
+            engine_process_of(worker).kill()
+
+    expected = await texts()
+    assert await texts(kill_both_engines) == expected
+    assert [len(json.loads(text)) for text in expected] == [60, 60]
 
 
 async def test_a_killed_supervisor_changes_nothing_for_a_stream(

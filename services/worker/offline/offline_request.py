@@ -12,7 +12,8 @@ from shared.contracts.events import InferenceOutcome, Outcome, Usage
 from shared.contracts.identifiers import RequestId, seed_from_request_id
 from shared.contracts.requests import InferenceRequest, Prompt, RequestKind
 from shared.openai.called_tools import with_tool_calls
-from shared.openai.tool_grammar import format_taught_by, output_grammar
+from shared.openai.tool_call_format import call_format_of
+from shared.openai.tool_grammar import ToolCallFormat, output_grammar
 from shared.tokenization.incremental_detokenizer import IncrementalDetokenizer, NoTextDetokenizer
 from shared.tokenization.tokenizer import Tokenizer
 
@@ -94,7 +95,7 @@ class OfflineRequest:
         self._order = order
         self._seed = request.sampling.seed if request.has_own_seed else seed_from_request_id(request_id)
         self._cached_tokens = 0
-        self._call_format = format_taught_by(None if tokenizer is None else tokenizer.chat_template_source)
+        self._call_format = ToolCallFormat.JSON if tokenizer is None else call_format_of(tokenizer)
         self._choices = [self._new_choice(index) for index in range(request.num_choices)]
 
     def _prompt_of(self, choice: int) -> list[int]:

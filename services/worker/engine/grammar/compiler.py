@@ -47,6 +47,7 @@ class GrammarCompiler:
         self._prototypes: OrderedDict[tuple[GrammarKind, str], LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
         self.threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammar")
+        self._mask_threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="token-masks")
 
     def compile(self, grammar: Grammar, eos_token_ids: Sequence[int]) -> GrammarMatcher:
         """A fresh matcher. `eos_token_ids` are the model's, the same at every call."""
@@ -62,7 +63,7 @@ class GrammarCompiler:
             self._prototypes.move_to_end(key)
             if len(self._prototypes) > _MOST_PROTOTYPES:
                 self._prototypes.popitem(last=False)
-            return GrammarMatcher(prototype.deep_copy(), grammar.field, self.threads)
+            return GrammarMatcher(prototype.deep_copy(), grammar.field, self._mask_threads)
 
     def _loaded_tokenizer(self, eos_token_ids: Sequence[int]) -> LLTokenizer:
         if self._tokenizer is None:

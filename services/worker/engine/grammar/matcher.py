@@ -45,7 +45,9 @@ class GrammarMatcher:
         if self._mask is None:
             return None
         try:
-            mask = self._mask.result(timeout=_MASK_SECONDS)
+            # Still queued behind others: computed here, so that nobody pays for a neighbour's grammar.
+            was_queued = self._mask.cancel()
+            mask = self._matcher.compute_bitmask() if was_queued else self._mask.result(timeout=_MASK_SECONDS)
         except MaskTimeout:
             self.problem = f"one of its steps takes more than {_MASK_SECONDS:.0f} s"
             return None

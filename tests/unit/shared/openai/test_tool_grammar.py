@@ -9,7 +9,7 @@ from shared.contracts.grammar import Grammar, GrammarKind
 from shared.contracts.requests import ChatMessage, InferenceRequest, RequestKind
 from shared.contracts.sampling import SamplingParameters
 from shared.contracts.tools import Tool, ToolChoice
-from shared.openai.tool_grammar import ToolCallFormat, calls_schema, format_taught_by, output_grammar
+from shared.openai.tool_grammar import ToolCallFormat, calls_schema, output_grammar
 
 SCHEMA = {"type": "object", "properties": {"x": {"$ref": "#/$defs/X"}}, "$defs": {"X": {"type": "null"}}}
 WITH_REFERENCE = Tool(name="f", parameters=json.dumps(SCHEMA))
@@ -30,10 +30,15 @@ def test_where_no_call_is_demanded_the_callers_grammar_counts(choice: ToolChoice
     assert output_grammar(request(), ToolCallFormat.HERMES) is None
 
 
-def test_the_template_tells_the_spelling() -> None:
-    assert format_taught_by("... <tool_call>{{ call }}</tool_call>") is ToolCallFormat.HERMES
-    assert format_taught_by("{{ messages }}") is ToolCallFormat.JSON
-    assert format_taught_by(None) is ToolCallFormat.JSON
+def test_tags_that_are_tokens_are_not_spelled() -> None:
+    demanded = request(tools=(PLAIN,), tool_choice=ToolChoice.REQUIRED)
+    spelled = output_grammar(demanded, ToolCallFormat.HERMES)
+    tokens = output_grammar(demanded, ToolCallFormat.HERMES_TOKENS)
+    assert spelled is not None
+    assert tokens is not None
+    assert '"<tool_call>"' in spelled.text
+    assert '"<tool_call>"' not in tokens.text
+    assert "<tool_call>" in tokens.text
 
 
 def test_references_are_moved_with_their_schema() -> None:

@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, models, pre_tokenizers
 from tokenizers import Tokenizer as BackendTokenizer
-from tokenizers import models, pre_tokenizers
 
 from services.worker.engine.grammar.compiler import GrammarCompiler, GrammarRefused
 from services.worker.engine.grammar.matcher import GrammarMatcher
 from shared.contracts.grammar import Grammar, GrammarKind
+from shared.contracts.requests import InferenceRequest, RequestKind
+from shared.contracts.sampling import SamplingParameters
+from shared.contracts.tools import Tool, ToolChoice
+from shared.openai.tool_calls import CLOSING, OPENING
+from shared.openai.tool_grammar import ToolCallFormat, output_grammar
 from shared.tokenization.tokenizer import Tokenizer
 from tests.builders import write_tokenizer
+from tests.fixtures.tiny_tokenizers import byte_level_tokenizer
+from tests.fixtures.tiny_tokenizers import write_tokenizer as write_small_tokenizer
 
 EOS = 2
 
@@ -225,3 +232,32 @@ def test_old_prototypes_are_forgotten(compiler: GrammarCompiler) -> None:
     for number in range(70):
         compiler.compile(Grammar(kind=GrammarKind.CHOICE, text=f'["{number}"]'), [EOS])
     assert len(compiler._prototypes) == 64
+
+
+@pytest.mark.parametrize("call_format", list(ToolCallFormat))
+def test_a_demanded_call_is_a_word_of_its_grammar_in_every_spelling(
+    tmp_path: Path, call_format: ToolCallFormat
+) -> None:
+    """Where the tags are tokens they are not spelled: llguidance would offer the token and then refuse it."""
+    backend = byte_level_tokenizer()
+    if call_format is ToolCallFormat.HERMES_TOKENS:
+        backend.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in (OPENING, CLOSING)])
+    write_small_tokenizer(tmp_path, backend)
+    request = InferenceRequest(
+        kind=RequestKind.CHAT,
+        model=None,
+        sampling=SamplingParameters(),
+        tools=(Tool(name="f", parameters='{"type": "object", "additionalProperties": false}'),),
+        tool_choice=ToolChoice.REQUIRED,
+        parallel_tool_calls=False,
+    )
+    grammar = output_grammar(request, call_format)
+    assert grammar is not None
+    matcher = GrammarCompiler(tmp_path, vocabulary_size=300).compile(grammar, [backend.token_to_id("<|end|>")])
+    call = '{"name": "f", "arguments": {}}'
+    text = call if call_format is ToolCallFormat.JSON else f"{OPENING}\n{call}\n{CLOSING}"
+    for token_id in backend.encode(text).ids:
+        assert token_id in allowed(matcher)
+        matcher.advance([token_id])
+        assert matcher.problem is None
+    assert matcher.is_finished

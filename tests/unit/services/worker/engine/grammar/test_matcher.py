@@ -67,10 +67,38 @@ def test_a_mask_that_takes_too_long_is_a_problem_and_nobody_waits_for_it(
     matcher: GrammarMatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MASK_SECONDS", 0.01)
-    blocked = threading.Event()
     with ThreadPoolExecutor(1) as threads:
-        threads.submit(blocked.wait)
-        slow = GrammarMatcher(matcher._matcher, "response_format", threads)
+        slow = SlowMatcher(threads)
+        slow.begin_mask()
+        slow.began.wait(5)
         assert slow.mask() is None
         assert "takes more than" in str(slow.problem)
-        blocked.set()
+        assert slow.mask() is None
+        slow.gate.set()
+
+
+def test_a_mask_that_is_queued_behind_others_is_computed_by_who_needs_it(matcher: GrammarMatcher) -> None:
+    expected = matcher.copy().mask()
+    gate = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(gate.wait, 5)
+        queued = GrammarMatcher(matcher._matcher, "response_format", threads)
+        queued.begin_mask()
+        assert queued.mask() == expected
+        gate.set()
+
+
+class SlowMatcher(GrammarMatcher):
+    """Its masks wait at a gate."""
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self.began, self.gate = threading.Event(), threading.Event()
+        super().__init__(self, "response_format", threads)  # type: ignore[arg-type]
+
+    def is_stopped(self) -> bool:
+        return False
+
+    def compute_bitmask(self) -> bytes:
+        self.began.set()
+        self.gate.wait(5)
+        return b""
