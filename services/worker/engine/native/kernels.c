@@ -49,9 +49,81 @@ static inline uint16_t to_bf16(float x) {
     return (uint16_t)(x != x ? 0x7FC0u : rounded);
 }
 
+#if defined(__AVX512BF16__) && defined(__AVX512F__) && defined(__AVX512VL__)
+#include <immintrin.h>
+
+static inline __m512 low_and_high(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+/* The sums of 16 vectors, in their order. */
+static inline __m512 sums_of(const __m512 *v) {
+    __m512 pairs[8], fours[4];
+    for (int i = 0; i < 8; i++) {
+        __m512 a = v[2 * i], b = v[2 * i + 1];
+        pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    }
+    for (int i = 0; i < 4; i++) {
+        __m512d a = _mm512_castps_pd(pairs[2 * i]), b = _mm512_castps_pd(pairs[2 * i + 1]);
+        __m512 low = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), high = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        fours[i] = _mm512_add_ps(low, high);
+    }
+    return low_and_high(low_and_high(fours[0], fours[1]), low_and_high(fours[2], fours[3]));
+}
+
+/* scores [group, TILE] of up to TILE cells for bfloat16 heads of a multiple of 32; products of pairs are exact. */
+static inline void scores_in_pairs(float *scores, const uint16_t *q, const uint16_t *keys, const int64_t *cells,
+                                   int64_t count, int64_t group, int64_t head_size, float scale) {
+    for (int64_t g = 0; g < group; g++) {
+        __m512 dots[TILE];
+        for (int64_t j = 0; j < TILE; j++) {
+            dots[j] = _mm512_setzero_ps();
+            const uint16_t *key = keys + cells[j < count ? j : 0];
+            for (int64_t d = 0; d < head_size; d += 32)
+                dots[j] = _mm512_dpbf16_ps(dots[j], (__m512bh)_mm512_loadu_si512(q + g * head_size + d),
+                                           (__m512bh)_mm512_loadu_si512(key + d));
+        }
+        _mm512_storeu_ps(scores + g * TILE, _mm512_mul_ps(sums_of(dots), _mm512_set1_ps(scale)));
+    }
+}
+
+static inline __m512 sixteen(const uint16_t *x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)x)), 16));
+}
+
+/* sum [group, head_size] += weights [group, TILE] x value rows, with the sums in registers. */
+static inline void add_weighted_values(float *sum, const float *weights, const uint16_t *values, const int64_t *cells,
+                                       int64_t count, int64_t group, int64_t head_size) {
+    for (int64_t d = 0; d < head_size; d += 32) {
+        __m512 rows[2 * TILE];
+        for (int64_t j = 0; j < count; j++) {
+            rows[2 * j] = sixteen(values + cells[j] + d);
+            rows[2 * j + 1] = sixteen(values + cells[j] + d + 16);
+        }
+        for (int64_t g = 0; g < group; g++) {
+            float *own = sum + g * head_size + d;
+            __m512 first = _mm512_loadu_ps(own), second = _mm512_loadu_ps(own + 16);
+            for (int64_t j = 0; j < count; j++) {
+                __m512 weight = _mm512_set1_ps(weights[g * TILE + j]);
+                first = _mm512_fmadd_ps(weight, rows[2 * j], first);
+                second = _mm512_fmadd_ps(weight, rows[2 * j + 1], second);
+            }
+            _mm512_storeu_ps(own, first);
+            _mm512_storeu_ps(own + 16, second);
+        }
+    }
+}
+#define HAS_PAIRS(head_size) ((head_size) % 32 == 0)
+#else
+#define HAS_PAIRS(head_size) 0
+#define scores_in_pairs(...) ((void)0)
+#define add_weighted_values(...) ((void)0)
+#endif
+
 int64_t penstock_interface_version(void) { return 3; }
 
 #define ELEMENT float
+#define IN_PAIRS(head_size) 0
 #define NAME(name) name##_f32
 #define LOAD(x) (x)
 #define STORE(x) (x)
@@ -61,6 +133,8 @@ int64_t penstock_interface_version(void) { return 3; }
 #undef LOAD
 #undef STORE
 
+#undef IN_PAIRS
+#define IN_PAIRS(head_size) HAS_PAIRS(head_size)
 #define ELEMENT uint16_t
 #define NAME(name) name##_bf16
 #define LOAD(x) from_bf16(x)
@@ -176,7 +250,20 @@ void NAME(paged_attention)(ELEMENT *restrict out, const ELEMENT *restrict querie
                 int64_t block = table[position / block_size];
                 cells[j] = (block * block_size + position % block_size) * row_size + kv_head * head_size;
             }
-            for (int64_t j = 0; j < count; j++) {
+            /* The next tile's rows lie anywhere: asked for now, they are there in time. */
+            for (int64_t position = start + TILE; position < context && position < start + 2 * TILE; position++) {
+                int64_t block = table[position / block_size];
+                int64_t cell = (block * block_size + position % block_size) * row_size + kv_head * head_size;
+                for (int64_t d = 0; d < head_size; d += 64 / (int64_t)sizeof(ELEMENT)) {
+                    __builtin_prefetch(keys + cell + d);
+                    __builtin_prefetch(values + cell + d);
+                }
+            }
+            int is_in_pairs = IN_PAIRS(head_size);
+            if (is_in_pairs)
+                scores_in_pairs(weights, (const uint16_t *)q, (const uint16_t *)keys, cells, count, group, head_size,
+                                scale);
+            for (int64_t j = 0; j < count && !is_in_pairs; j++) {
                 for (int64_t d = 0; d < head_size; d++) row[d] = LOAD(keys[cells[j] + d]);
                 for (int64_t g = 0; g < group; g++) {
                     float dot = 0.0f;
@@ -184,12 +271,8 @@ void NAME(paged_attention)(ELEMENT *restrict out, const ELEMENT *restrict querie
                     weights[g * TILE + j] = dot;
                 }
             }
-            if (soft_cap > 0.0f) /* tanh(x) is 1 - 2 / (exp(2x) + 1) */
-                for (int64_t g = 0; g < group; g++)
-                    for (int64_t j = 0; j < count; j++) {
-                        float power = exponential(weights[g * TILE + j] * (2.0f / soft_cap));
-                        weights[g * TILE + j] = soft_cap * (1.0f - 2.0f / (power + 1.0f));
-                    }
+            for (int64_t i = 0; i < group * TILE && soft_cap > 0.0f; i++)
+                if (i % TILE < count) weights[i] = soft_cap * tanhf(weights[i] / soft_cap);
             for (int64_t g = 0; g < group; g++) {
                 float peak = largest[g];
                 for (int64_t j = 0; j < count; j++)
@@ -206,7 +289,9 @@ void NAME(paged_attention)(ELEMENT *restrict out, const ELEMENT *restrict querie
                 largest[g] = peak;
                 for (int64_t d = 0; d < head_size; d++) sum[g * head_size + d] *= shrink;
             }
-            for (int64_t j = 0; j < count; j++) {
+            if (is_in_pairs)
+                add_weighted_values(sum, weights, (const uint16_t *)values, cells, count, group, head_size);
+            for (int64_t j = 0; j < count && !is_in_pairs; j++) {
                 for (int64_t d = 0; d < head_size; d++) row[d] = LOAD(values[cells[j] + d]);
                 for (int64_t g = 0; g < group; g++) {
                     float weight = weights[g * TILE + j];

@@ -58,7 +58,9 @@ def make_layout(lengths: list[tuple[int, int]]) -> StepLayout:
 
 @pytest.mark.parametrize("name", ["gather", "native"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("heads", "kv_heads", "head_size"), [(9, 3, 64), (4, 4, 32), (8, 1, 80), (2, 2, 6)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_size"), [(9, 3, 64), (4, 4, 32), (8, 1, 80), (6, 2, 96), (2, 1, 256), (2, 2, 6)]
+)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_it_equals_the_reference(
     name: str, dtype: torch.dtype, heads: int, kv_heads: int, head_size: int, lengths: list[tuple[int, int]]
