@@ -2,9 +2,12 @@
 
 import itertools
 
+import pytest
+
 from tests.chaos.asks import Ask, Way
 from tests.chaos.faults import Injection
 from tests.chaos.report import pauses_of, quantile, render, rows, waits_of
+from tests.chaos.run import chosen_faults
 from tests.chaos.schedule import EVERY_FAULT, Fault, schedule
 
 
@@ -54,3 +57,15 @@ def test_the_table_has_a_row_for_every_kind_that_struck() -> None:
 def test_quantiles_of_nothing_are_zero() -> None:
     assert quantile([], 0.5) == 0.0
     assert quantile([1.0, 2.0, 3.0], 0.99) == 3.0
+
+
+def test_faults_are_chosen_by_their_names_and_all_of_them_without_a_choice() -> None:
+    assert chosen_faults("") == EVERY_FAULT
+    assert chosen_faults("kill worker; freeze Kafka 4 s") == (Fault.KILL_WORKER, Fault.FREEZE_KAFKA)
+    with pytest.raises(ValueError, match="burn the house"):
+        chosen_faults("burn the house")
+
+
+def test_what_is_not_promised_yet_strikes_only_when_it_is_named() -> None:
+    assert Fault.EMPTY_REDIS not in EVERY_FAULT
+    assert len(EVERY_FAULT) == len(Fault) - 1
