@@ -61,3 +61,25 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+CPU_PREFIX = "cpu_ms_per_"
+
+
+def processor_table(figures: Sequence[Figure]) -> Table:
+    """The `cpu_ms_per_<unit>.<service>` figures as services by units: where the processor time goes."""
+    cells = {
+        tuple(figure.name.removeprefix(CPU_PREFIX).split(".", 1)): figure.value
+        for figure in figures
+        if figure.name.startswith(CPU_PREFIX)
+    }
+    units = list(dict.fromkeys(unit for unit, _ in cells))
+    services = sorted({service for _, service in cells}, key=lambda name: (name == "all", name))
+    table = Table(title="Processor time, ms per unit of work", title_justify="left")
+    table.add_column("")
+    for unit in units:
+        table.add_column(unit.replace("_", " "), justify="right")
+    for service in services:
+        row = [_number(cells[unit, service]) if (unit, service) in cells else "" for unit in units]
+        table.add_row(service, *row, style="bold" if service == "all" else None)
+    return table

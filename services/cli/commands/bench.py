@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.benchmarks.goals import as_json, figures_table, missed_goals
+from services.cli.benchmarks.goals import as_json, figures_table, missed_goals, processor_table
 from services.cli.benchmarks.platform import PlatformLoad, measure_platform
 from services.cli.commands.offline import PASS_THROUGH, bench_batching, bench_engine, bench_memory
 from services.cli.console import err, give_up, out, plain_errors, waiting
@@ -36,6 +36,8 @@ def platform(
         if as_json_output:
             out.print_json(data=as_json(figures, benchmark="platform", cores=os.cpu_count(), machine=machine.machine()))
         else:
-            out.print(figures_table(f"Platform, null engine, {workers} worker(s), {os.cpu_count()} cores", figures))
+            shown = [figure for figure in figures if not figure.name.startswith("cpu_")]
+            out.print(figures_table(f"Platform, null engine, {workers} worker(s), {os.cpu_count()} cores", shown))
+            out.print(processor_table(figures))
         if check and (missed := missed_goals(figures)):
             give_up("missed: " + "; ".join(missed))

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from services.cli.benchmarks.goals import Figure, as_json, figures_table, missed_goals, percentile
+from services.cli.benchmarks.goals import Figure, as_json, figures_table, missed_goals, percentile, processor_table
 
 
 def figure(value: float, goal: float | None, *, at_most: bool = True) -> Figure:
@@ -55,3 +55,24 @@ def test_percentiles_are_by_nearest_rank(values: list[float], share: float, expe
 def test_no_values_have_no_percentile() -> None:
     with pytest.raises(ValueError, match="no values"):
         percentile([], 0.5)
+
+
+def test_processor_time_is_a_table_of_services_by_units_of_work() -> None:
+    figures = [
+        Figure(name="http_requests_per_second", value=800, unit="requests/s"),
+        Figure(name="cpu_ms_per_http_request.worker", value=0.8, unit="ms"),
+        Figure(name="cpu_ms_per_http_request.all", value=2.5, unit="ms"),
+        Figure(name="cpu_ms_per_kafka_request.worker", value=0.5, unit="ms"),
+        Figure(name="cpu_cores.http_request", value=1.5, unit="cores"),
+    ]
+    with open("/dev/null", "w") as nowhere:
+        console = Console(width=100, record=True, file=nowhere)
+        console.print(processor_table(figures))
+        lines = console.export_text().splitlines()
+    assert any("http request" in line and "kafka request" in line for line in lines)
+    worker, everything = (next(line for line in lines if name in line) for name in ("worker", "all"))
+    assert "0.8" in worker
+    assert "0.5" in worker
+    assert "2.5" in everything
+    assert lines.index(worker) < lines.index(everything)
+    assert not any("800" in line or "1.5" in line for line in lines)
