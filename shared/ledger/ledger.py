@@ -1,4 +1,4 @@
-"""The ledger's verbs: one method, one script, one round trip each (DELIVERY.md).
+"""The ledger's verbs: one method, one script, one round trip each (docs/protocol.md).
 
 What a verb decides is in its script; here are only names, arguments and answers. Every method raises
 `LedgerUnavailable` when Redis cannot be reached and may then be called again without harm. It knows nothing of

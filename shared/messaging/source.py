@@ -3,7 +3,7 @@
 It polls without ever waiting for work, hands records out, and commits the first unfinished offset of each partition
 with a bitset of the finished ones above it. It knows nothing of requests: values and headers stay bytes.
 
-Traps it is built around (FACTS): `getone()` cancelled disables the liveness check, so `getmany(timeout_ms=...)`;
+Traps it is built around: `getone()` cancelled disables the liveness check, so `getmany(timeout_ms=...)`;
 `pause()` is forgotten at every rebalance; the same consumer gets its own uncommitted records again; `committed()`
 drops metadata; a listener that blocks keeps the heartbeats from starting.
 """

@@ -1,6 +1,6 @@
 """Any order of two workers, a supervisor and a client, with lost leases and zombies, against a simple model.
 
-The model keeps what DELIVERY.md promises and predicts every answer: the log has no gap and no repeat, one outcome
+The model keeps what docs/protocol.md promises and predicts every answer: the log has no gap and no repeat, one outcome
 is ever sealed, a stale token changes nothing, a verdict never changes. One request, two choices; several requests
 share nothing but the flush, which the contract suite covers.
 """
