@@ -91,14 +91,21 @@ def test_module_imports_with_torch_blocked(module: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_three_places_at_most_catch_everything() -> None:
-    """STYLE rule 8: the engine loop, the intake loop and the HTTP middleware, each with a terminal event."""
-    places = [
+def test_only_the_outermost_loops_and_a_foreign_parser_catch_everything() -> None:
+    """Each of the loops turns what it caught into a terminal event, a dead letter, an answer or last
+    words; the tokenizer's library raises bare `Exception` for a broken file, which becomes an error of ours."""
+    places = {
         str(path.relative_to(ROOT))
         for path in _sources()
         if re.search(r"^\s*except Exception\b", path.read_text(), re.MULTILINE)
-    ]
-    assert len(places) <= 6, places
+    }
+    assert places == {
+        "services/gateway/http_boundary.py",
+        "services/worker/intake.py",
+        "services/worker/engine_process.py",
+        "shared/resilience/lifecycle.py",
+        "shared/tokenization/tokenizer.py",
+    }
 
 
 def test_no_registry_host_name_is_committed() -> None:
