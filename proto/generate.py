@@ -21,7 +21,7 @@ GENERATED_PACKAGE = "shared.contracts.generated"
 README = SOURCES / "README.md"
 
 # protoc writes imports as if the output folder were on sys.path.
-_IMPORT = re.compile(r"^from (inference|fleet)\.v1 import ", re.MULTILINE)
+_IMPORT = re.compile(r"^from (access|fleet|inference)\.v1 import ", re.MULTILINE)
 
 
 def generated_python() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """One message of each kind with every field away from its default; their bytes are in tests/golden/messages.json."""
 
-from shared.contracts import fleet_codec, outcome_codec, request_codec
+from shared.contracts import api_key_codec, fleet_codec, outcome_codec, request_codec
+from shared.contracts.api_keys import ApiKey
 from shared.contracts.events import (
     ChoiceResult,
     ErrorBody,
@@ -140,6 +141,16 @@ def _encode_cancellation(value: Cancellation) -> bytes:
     return request_codec.encode_cancellation(value.request_id, value.tenant, value.reason)
 
 
+API_KEY = ApiKey(
+    key_id="0a1b2c3d",
+    digest=bytes(range(32)),
+    tenant="alpha",
+    models=("smollm2",),
+    label="ci",
+    created_at_ms=1_700_000_000_000,
+    revoked_at_ms=1_700_000_100_000,
+)
+
 GOLDEN = {
     "InferenceRequested chat": (CHAT, request_codec.encode_request, request_codec.decode_request),
     "InferenceRequested completion": (COMPLETION, request_codec.encode_request, request_codec.decode_request),
@@ -148,4 +159,5 @@ GOLDEN = {
     "Heartbeat": (HEARTBEAT, fleet_codec.encode_heartbeat, fleet_codec.decode_heartbeat),
     "FleetEvent": (FLEET_EVENT, fleet_codec.encode_fleet_event, fleet_codec.decode_fleet_event),
     "FleetCommand": (FLEET_COMMAND, fleet_codec.encode_fleet_command, fleet_codec.decode_fleet_command),
+    "ApiKey": (API_KEY, api_key_codec.encode_api_key, api_key_codec.decode_api_key),
 }

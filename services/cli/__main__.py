@@ -13,6 +13,7 @@ from services.cli.commands.dlq import dlq_app
 from services.cli.commands.doctor import doctor
 from services.cli.commands.drain import drain
 from services.cli.commands.fleet import fleet
+from services.cli.commands.key import key_app
 from services.cli.commands.model import model_app
 from services.cli.commands.offline import PASS_THROUGH, run_batch
 from services.cli.commands.topics import topics_app
@@ -41,6 +42,7 @@ app.command()(doctor)
 app.command(name="run-batch", context_settings=PASS_THROUGH)(run_batch)
 app.add_typer(bench_app, name="bench")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(key_app, name="key")
 app.add_typer(model_app, name="model")
 app.add_typer(topics_app, name="topics")
 

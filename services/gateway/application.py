@@ -6,8 +6,9 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -23,6 +24,7 @@ from services.gateway.fleet_directory import FleetDirectory
 from services.gateway.following import Followings
 from services.gateway.gateway import Gateway
 from services.gateway.http_boundary import HttpBoundary, exchange_of
+from services.gateway.keyring import Keyring
 from services.gateway.openapi_document import openapi_document
 from services.gateway.ports import GatewayLedger, RequestProducer
 from services.gateway.readiness import Readiness, Vitals
@@ -39,6 +41,7 @@ from shared.contracts.requests import Coordinates, InferenceRequest
 from shared.ledger.ledger import Ledger
 from shared.ledger.records import LOST
 from shared.messaging.broker import control_broker
+from shared.messaging.compacted_topic import follow_compacted
 from shared.messaging.lookup import fetch_record
 from shared.messaging.producer import RecordProducer
 from shared.openai.decoding import decode_value
@@ -56,7 +59,8 @@ _SLOWEST_TICK_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What tests hand in instead of real things; without `hears_fleet` they feed the directory themselves."""
+    """What tests hand in instead of real things; without `hears_fleet` they feed the directory and the
+    keyring themselves."""
 
     ledger: GatewayLedger | None = None
     producer: RequestProducer | None = None
@@ -79,7 +83,7 @@ def build_gateway(
         async with AsyncExitStack() as stack:
             gateway = await _assemble(stack, settings, kafka, redis, given)
             application.state.gateway = gateway
-            async with _loops(gateway):
+            async with _loops(gateway, kafka if given.hears_fleet else None):
                 logger.info("gateway ready to listen", channel=gateway.followings.channel)
                 yield
 
@@ -124,7 +128,8 @@ async def _assemble(
     if given.hears_fleet:
         await _hear_fleet(stack, directory, kafka, channel)
     keys = None if settings.api_keys is None else settings.api_keys.get_secret_value()
-    authenticator = Authenticator(parse_api_keys(keys), default_tenant=settings.default_tenant)
+    keyring = Keyring()
+    authenticator = Authenticator(parse_api_keys(keys), default_tenant=settings.default_tenant, keyring=keyring)
     followings = _followings(settings, ledger, channel, clock)
     publisher = RequestPublisher(
         producer,
@@ -141,6 +146,7 @@ async def _assemble(
         ledger=ledger,
         directory=directory,
         authenticator=authenticator,
+        keyring=keyring,
         submissions=Submissions(
             ledger=ledger,
             publisher=publisher,
@@ -158,6 +164,7 @@ async def _assemble(
             ledger=ledger,
             publisher=publisher,
             directory=directory,
+            keyring=keyring,
             vitals=vitals,
             default_pool=settings.default_pool,
         ),
@@ -200,8 +207,8 @@ def _lookup(kafka: KafkaSettings) -> RequestLookup:
 
 
 @asynccontextmanager
-async def _loops(gateway: Gateway) -> AsyncIterator[None]:
-    """The channel's listener and the tick. Should one ever end, /livez says so: somebody starts us again."""
+async def _loops(gateway: Gateway, kafka: KafkaSettings | None) -> AsyncIterator[None]:
+    """The channel's listener, the keyring, the tick. Should one ever end, /livez says so: somebody starts us again."""
     listening = asyncio.Event()
 
     async def listen() -> None:
@@ -226,6 +233,9 @@ async def _loops(gateway: Gateway) -> AsyncIterator[None]:
         _start("listener", gateway, lambda: run_persistently("listener", listen, clock=clock)),
         _start("tick", gateway, lambda: run_periodically("tick", tick_seconds, tick, clock=clock)),
     ]
+    if kafka is not None:
+        follow = partial(_follow_keys, gateway.keyring, kafka, gateway.followings.channel)
+        tasks.append(_start("keyring", gateway, lambda: run_persistently("keyring", follow, clock=clock)))
     try:
         await _first(listening)
         yield
@@ -233,6 +243,13 @@ async def _loops(gateway: Gateway) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _follow_keys(keyring: Keyring, kafka: KafkaSettings, channel: str) -> None:
+    changes = follow_compacted(kafka, kafka.topic_names.api_keys, client_id=f"penstock-{channel}-keys")
+    async with aclosing(changes):
+        async for change in changes:
+            keyring.observe(change)
 
 
 def _start(name: str, gateway: Gateway, loop: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:

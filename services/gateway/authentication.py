@@ -1,9 +1,13 @@
-"""Who asks: an API key names a tenant. Knows nothing of HTTP beyond the Authorization header's text."""
+"""Who asks: an API key names a tenant. Knows nothing of HTTP beyond the Authorization header's text.
 
-import hashlib
-import hmac
+Keys come from two places: the setting, for a fixed few, and the installation's keyring (`penstock key`).
+"""
 
-from shared.contracts.errors import Unauthorized
+from dataclasses import dataclass
+
+from services.gateway.keyring import Keyring
+from shared.contracts.api_keys import ApiKey, digest_of
+from shared.contracts.errors import BrokerUnavailable, Forbidden, Unauthorized
 
 
 class InvalidApiKeys(ValueError):
@@ -25,35 +29,54 @@ def parse_api_keys(text: str | None) -> dict[str, str]:
     return keys
 
 
-class Authenticator:
-    """Tells tenants by their keys, in a time that does not depend on how much of a key is right."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks, and which models they may ask for (empty: every one)."""
 
-    def __init__(self, keys: dict[str, str], *, default_tenant: str) -> None:
-        self._digests = [(_digest(key), tenant) for key, tenant in keys.items()]
+    tenant: str
+    models: tuple[str, ...] = ()
+
+    def may_use(self, model: str) -> bool:
+        return not self.models or model in self.models
+
+    def require_model(self, model: str) -> None:
+        """Raises `Forbidden`."""
+        if not self.may_use(model):
+            raise Forbidden(f"this API key may not use the model `{model}`", param="model")
+
+
+class Authenticator:
+    """Tells callers by their keys.
+
+    A key is looked up by its SHA-256, so the time a look-up takes tells of the digest, which a guesser cannot steer,
+    and nothing of how much of the key was right.
+    """
+
+    def __init__(self, keys: dict[str, str], *, default_tenant: str, keyring: Keyring) -> None:
+        self._fixed = {
+            digest: ApiKey(key_id=f"setting-{number}", digest=digest, tenant=tenant)
+            for number, (digest, tenant) in enumerate((digest_of(key), tenant) for key, tenant in keys.items())
+        }
         self._default_tenant = default_tenant
+        self._keyring = keyring
 
     @property
     def is_open(self) -> bool:
-        """No key is configured: everybody is the default tenant and sees every request."""
-        return not self._digests
+        """No key was ever made: everybody is the default tenant and sees every request."""
+        return self._keyring.is_complete and not self._keyring.has_keys and not self._fixed
 
-    def tenant_of(self, authorization: str | None) -> str:
-        """The tenant of an `Authorization: Bearer KEY` header. Raises `Unauthorized`."""
+    def caller_of(self, authorization: str | None) -> Caller:
+        """Who an `Authorization: Bearer KEY` header names. Raises `Unauthorized`; `BrokerUnavailable` while the
+        keys are not read yet."""
         if self.is_open:
-            return self._default_tenant
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+            return Caller(tenant=self._default_tenant)
+        scheme, _, text = (authorization or "").partition(" ")
+        presented = digest_of(text.strip())
+        key = self._fixed.get(presented) or self._keyring.find(presented)
+        if key is not None and scheme.lower() == "bearer":
+            return Caller(tenant=key.tenant, models=key.models)
+        if not self._keyring.is_complete:
+            raise BrokerUnavailable("the API keys are not read yet")
+        if scheme.lower() != "bearer" or not text.strip():
             raise Unauthorized("no API key given: send it as `Authorization: Bearer KEY`")
-        presented = _digest(key.strip())
-        found: str | None = None
-        for digest, tenant in self._digests:
-            if hmac.compare_digest(digest, presented):
-                found = tenant
-        if found is None:
-            raise Unauthorized("the API key is not known here")
-        return found
-
-
-def _digest(key: str) -> bytes:
-    """Equal lengths for the constant-time comparison, and no plain key kept in memory longer than needed."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        raise Unauthorized("the API key is not known here")

@@ -8,6 +8,7 @@ from services.gateway.authentication import Authenticator
 from services.gateway.event_stream import EventStream, StreamTimes
 from services.gateway.fleet_directory import FleetDirectory
 from services.gateway.following import Following, Followings
+from services.gateway.keyring import Keyring
 from services.gateway.ports import GatewayLedger
 from services.gateway.readiness import Readiness, Vitals
 from services.gateway.settings import GatewaySettings
@@ -25,6 +26,7 @@ class Gateway:
     ledger: GatewayLedger
     directory: FleetDirectory
     authenticator: Authenticator
+    keyring: Keyring
     submissions: Submissions
     followings: Followings
     shapes: StreamShapes

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from services.gateway.fleet_directory import FleetDirectory
+from services.gateway.keyring import Keyring
 from services.gateway.ports import GatewayLedger
 from services.gateway.request_publisher import RequestPublisher
 from shared.contracts.errors import PlatformError
@@ -27,12 +28,14 @@ class Readiness:
         ledger: GatewayLedger,
         publisher: RequestPublisher,
         directory: FleetDirectory,
+        keyring: Keyring,
         vitals: Vitals,
         default_pool: str,
     ) -> None:
         self._ledger = ledger
         self._publisher = publisher
         self._directory = directory
+        self._keyring = keyring
         self._vitals = vitals
         self._default_pool = default_pool
 
@@ -53,6 +56,8 @@ class Readiness:
         ledger = await self._ledger_problem()
         if ledger is not None:
             problems["ledger"] = ledger
+        if not self._keyring.is_complete:
+            problems["keys"] = "the API keys are not read yet"
         if self._publisher.has_failed_lately:
             problems["producer"] = "the last request could not be published"
         if not self._directory.is_heard:

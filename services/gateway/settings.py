@@ -14,7 +14,8 @@ class GatewaySettings(ScopedSettings):
     port: int = Field(default=8000, ge=0, le=65_535, description="Port to listen on; 0: a free one.")
     name: str | None = Field(default=None, description="Name in logs and traces; default: host and pid.")
     api_keys: SecretStr | None = Field(
-        default=None, description="`key=tenant,key=tenant`; unset: no key is asked for and all share a tenant."
+        default=None,
+        description="A fixed few, `key=tenant,key=tenant`, beside those of `penstock key`; with neither none is asked.",
     )
     default_tenant: str = Field(default="default", min_length=1, description="Tenant of keyless callers.")
     default_pool: str = Field(

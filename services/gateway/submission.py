@@ -101,15 +101,16 @@ class Submissions:
     async def submit(self, ask: Ask) -> Accepted:
         """Raises the `PlatformError` that says why not."""
         request = _parse(ask)
-        tenant = self._authenticator.tenant_of(ask.authorization)
+        caller = self._authenticator.caller_of(ask.authorization)
         if request.model is None:
             raise InvalidRequest("Missing required field: model.", param="model")
+        caller.require_model(request.model)
         pool = self._directory.pool_of(request.model)
         if self.is_stopping:
             raise GatewayStopping("this gateway is stopping; ask another one")
         place = self._enter()
         try:
-            accepted = await self._accept(ask, request, tenant, pool, place)
+            accepted = await self._accept(ask, request, caller.tenant, pool, place)
         except BaseException:
             place.give_back()
             raise

@@ -48,6 +48,10 @@ class TopicNames:
         return f"{self.prefix}inference.dead-letters"
 
     @property
+    def api_keys(self) -> str:
+        return f"{self.prefix}platform.api-keys"
+
+    @property
     def heartbeats(self) -> str:
         return f"{self.prefix}fleet.heartbeats"
 
@@ -117,6 +121,12 @@ def topic_specifications(
             partitions=3,
             purpose="records nobody could work on, unchanged",
             configs=week,
+        ),
+        TopicSpecification(
+            name=names.api_keys,
+            partitions=1,
+            purpose="digests of API keys, whose they are and what they may",
+            configs={"cleanup.policy": "compact"},
         ),
         TopicSpecification(name=names.heartbeats, partitions=1, purpose="workers' state, every 500 ms", configs=hour),
         TopicSpecification(name=names.commands, partitions=1, purpose="drain, resume, quarantine", configs=hour),

@@ -20,6 +20,7 @@ from shared.contracts.identifiers import Incarnation, WorkerId
 from shared.contracts.requests import InferenceRequest, Lane
 from shared.contracts.topics import TopicNames
 from shared.ledger.records import RequestState
+from shared.messaging.compacted_topic import TopicChange
 from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
 from tests.fakes.in_memory_ledger import InMemoryLedger
@@ -137,6 +138,7 @@ async def served_gateway(
     )
     async with serving(application) as url, httpx.AsyncClient(base_url=url, timeout=10) as client:
         gateway = application.state.gateway
+        gateway.keyring.observe(TopicChange(records=(), is_complete=True))
         for beat in fleet:
             gateway.directory.observe(beat)
         yield ServedGateway(

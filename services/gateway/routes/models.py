@@ -28,15 +28,16 @@ def _model_object(model: ServedModel) -> dict[str, Any]:
 @router.get("/v1/models", response_class=Response, summary="Models served now")
 async def list_models(request: Request) -> Response:
     gateway = gateway_of(request)
-    gateway.authenticator.tenant_of(request.headers.get("authorization"))
-    models = [_model_object(model) for model in gateway.directory.models()]
+    caller = gateway.authenticator.caller_of(request.headers.get("authorization"))
+    models = [_model_object(model) for model in gateway.directory.models() if caller.may_use(model.name)]
     return json_response(msgspec.json.encode({"object": "list", "data": models}))
 
 
 @router.get("/v1/models/{name:path}", response_class=Response, summary="One model")
 async def read_model(request: Request, name: str) -> Response:
     gateway = gateway_of(request)
-    gateway.authenticator.tenant_of(request.headers.get("authorization"))
+    caller = gateway.authenticator.caller_of(request.headers.get("authorization"))
+    caller.require_model(name)
     for model in gateway.directory.models():
         if model.name == name:
             return json_response(msgspec.json.encode(_model_object(model)))

@@ -79,7 +79,7 @@ async def _own_record(request: Request, name: str) -> RequestRecord:
     """The record of a request id or an OpenAI object id. Raises `RequestNotFound`, for foreign tenants as well."""
     gateway = gateway_of(request)
     authenticator = gateway.authenticator
-    tenant = authenticator.tenant_of(request.headers.get("authorization"))
+    tenant = authenticator.caller_of(request.headers.get("authorization")).tenant
     request_id = RequestId(request_id_of(name))
     record = await gateway.ledger.describe(request_id) if is_request_id(request_id) else None
     if record is None or not (authenticator.is_open or record.tenant == tenant):

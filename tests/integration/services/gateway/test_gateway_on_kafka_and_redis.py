@@ -80,7 +80,8 @@ async def world(kafka_settings: KafkaSettings, redis_settings: RedisSettings) ->
         await consumer.start()
         try:
             async with running(_work(world, consumer), _beat(beats, topic)):
-                await until(lambda: application.state.gateway.directory.models(), seconds=20)
+                gateway = application.state.gateway
+                await until(lambda: gateway.directory.models() and gateway.keyring.is_complete, seconds=20)
                 yield world
         finally:
             await consumer.stop()
