@@ -1,4 +1,4 @@
-"""A GGUF file as a checkpoint: tensors dequantized one at a time, under their Hugging Face names.
+"""A GGUF file as a checkpoint: tensors under their Hugging Face names, dequantized one at a time or kept.
 
 Source for names and for the order of query and key rows: llama.cpp, convert_hf_to_gguf.py (LlamaModel.permute).
 """
@@ -13,10 +13,12 @@ import torch
 
 from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
 from services.worker.engine.checkpoints.fingerprint import take_fingerprint
+from services.worker.engine.checkpoints.gguf_blocks import can_keep, quantized_rows
 from services.worker.engine.checkpoints.gguf_metadata import GgufMetadata, hugging_face_config, open_gguf
 from services.worker.engine.checkpoints.gguf_rope import DIVISORS, rope_scaling
 from services.worker.engine.checkpoints.model_config import parse_model_config
 from services.worker.engine.checkpoints.tensor_shapes import check_shapes
+from services.worker.engine.quantization.quantized_tensor import QuantizedTensor
 
 _WHOLE_MODEL = {
     "token_embd": "model.embed_tokens",
@@ -82,16 +84,29 @@ class GgufCheckpoint:
         return sorted(self._tensors)
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        stored = self._tensors.get(name)
-        if stored is None:
-            raise CheckpointError(self._file, "the checkpoint has no such tensor", subject=name)
-        values = self._dequantize(name, stored)
-        if self.metadata.architecture == "llama" and any(part in stored.name for part in _PERMUTED_PARTS):
-            values = unpermute_rows(values, self._heads_of(stored.name))
+        stored = self._find(name)
+        values = self._in_our_order(stored, self._dequantize(name, stored))
         tensor = torch.from_numpy(numpy.require(values, requirements=["C", "W"]))
         if stored.tensor_type.name == "BF16" and tensor.dtype is not torch.bfloat16:
             tensor = tensor.to(torch.bfloat16)
         return tensor if dtype is None else tensor.to(dtype)
+
+    def quantized(self, name: str) -> QuantizedTensor | None:
+        stored = self._find(name)
+        if len(stored.shape) != 2 or not can_keep(stored.tensor_type):
+            return None
+        return quantized_rows(self._in_our_order(stored, numpy.asarray(stored.data)), stored.tensor_type)
+
+    def _find(self, name: str) -> gguf.gguf_reader.ReaderTensor:
+        stored = self._tensors.get(name)
+        if stored is None:
+            raise CheckpointError(self._file, "the checkpoint has no such tensor", subject=name)
+        return stored
+
+    def _in_our_order(self, stored: gguf.gguf_reader.ReaderTensor, rows: numpy.ndarray) -> numpy.ndarray:
+        if self.metadata.architecture == "llama" and any(part in stored.name for part in _PERMUTED_PARTS):
+            return unpermute_rows(rows, self._heads_of(stored.name))
+        return rows
 
     def _by_hugging_face_name(
         self, stored: Iterable[gguf.gguf_reader.ReaderTensor]

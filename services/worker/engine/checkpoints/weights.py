@@ -14,6 +14,7 @@ from services.worker.engine.checkpoints.fingerprint import take_fingerprint
 from services.worker.engine.checkpoints.model_config import DecoderConfig, read_model_config
 from services.worker.engine.checkpoints.safetensors_files import SafetensorsReader, weight_files
 from services.worker.engine.checkpoints.tensor_shapes import check_shapes, expected_shapes
+from services.worker.engine.quantization.quantized_tensor import QuantizedTensor
 
 
 class Checkpoint(Protocol):
@@ -34,6 +35,9 @@ class Checkpoint(Protocol):
 
         The tensor may be a view of the file: never write into it. Raises CheckpointError when there is none.
         """
+
+    def quantized(self, name: str) -> QuantizedTensor | None:
+        """A matrix in the precision it is stored in, on the CPU; None when it is stored plain. Raises the same."""
 
 
 class DirectoryCheckpoint:
@@ -57,6 +61,9 @@ class DirectoryCheckpoint:
             raise CheckpointError(self._directory, "the checkpoint has no such tensor", subject=name)
         tensor = self._reader.read(name)
         return tensor if dtype is None else tensor.to(dtype)
+
+    def quantized(self, name: str) -> QuantizedTensor | None:
+        return None
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

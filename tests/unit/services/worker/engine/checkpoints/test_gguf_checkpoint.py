@@ -196,3 +196,20 @@ def test_the_fingerprint_changes_with_the_weights(tmp_path: Path) -> None:
 def test_a_tensor_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such tensor"):
         opened(tmp_path).tensor("lm_head.weight")
+
+
+def test_quantized_weights_are_kept_in_our_order_of_rows_and_plain_ones_are_not_kept(tmp_path: Path) -> None:
+    types = {
+        "blk.1.attn_q.weight": gguf.GGMLQuantizationType.Q4_1,
+        "blk.1.ffn_up.weight": gguf.GGMLQuantizationType.Q5_0,
+    }
+    checkpoint = opened(tmp_path, types=types)
+    kept = checkpoint.quantized(QUERY)
+    assert kept is not None
+    assert kept.scheme.bits == 4
+    assert torch.equal(kept.dequantize(), checkpoint.tensor(QUERY))
+    assert checkpoint.quantized("model.layers.0.self_attn.q_proj.weight") is None
+    assert checkpoint.quantized("model.layers.1.mlp.up_proj.weight") is None
+    assert checkpoint.quantized("model.norm.weight") is None
+    with pytest.raises(CheckpointError, match="no such tensor"):
+        checkpoint.quantized("model.layers.9.mlp.up_proj.weight")
