@@ -22,6 +22,7 @@ from services.worker.settings import WorkerSettings
 from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
 from shared.settings.service_settings import variable_names
+from shared.settings.slo import SloSettings
 from shared.settings.telemetry import TelemetrySettings
 from shared.telemetry.catalogue import CATALOGUE
 from shared.telemetry.metrics_document import render_metrics_document
@@ -31,6 +32,7 @@ SETTINGS: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("Kafka (every service)", KafkaSettings),
     ("Redis (every service)", RedisSettings),
     ("Telemetry (every service)", TelemetrySettings),
+    ("Service level objectives (worker, gateway, supervisor)", SloSettings),
     ("Gateway", GatewaySettings),
     ("Worker", WorkerSettings),
     ("Supervisor", SupervisorSettings),

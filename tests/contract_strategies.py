@@ -20,6 +20,7 @@ from shared.contracts.fleet import (
     FleetEvent,
     FleetEventKind,
     Heartbeat,
+    ServiceLevelCount,
     WorkerState,
 )
 from shared.contracts.grammar import Grammar, GrammarKind
@@ -217,6 +218,27 @@ heartbeats = st.builds(
     device=texts,
     dtype=texts,
     version=texts,
+    queued_requests=instants,
+    drained_tokens_per_second=floats(0, 1e9),
+    lag_records=instants,
+    bulk_lag_records=instants,
+    step_seconds=floats(0, 1e3),
+    is_intake_paused=st.booleans(),
+    is_quarantined=st.booleans(),
+    service_levels=st.lists(
+        st.builds(
+            ServiceLevelCount,
+            lane=texts,
+            tenant=texts,
+            requests=instants,
+            failed=instants,
+            first_tokens=instants,
+            late_first_tokens=instants,
+            streams=instants,
+            slow_streams=instants,
+        ),
+        max_size=3,
+    ).map(tuple),
 )
 fleet_events = st.builds(
     FleetEvent,

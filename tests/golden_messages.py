@@ -17,6 +17,7 @@ from shared.contracts.fleet import (
     FleetEvent,
     FleetEventKind,
     Heartbeat,
+    ServiceLevelCount,
     WorkerState,
 )
 from shared.contracts.grammar import Grammar, GrammarKind
@@ -124,6 +125,25 @@ HEARTBEAT = Heartbeat(
     device="cpu",
     dtype="bfloat16",
     version="0.1.0",
+    queued_requests=3,
+    drained_tokens_per_second=120.25,
+    lag_records=17,
+    bulk_lag_records=1_000,
+    step_seconds=0.03125,
+    is_intake_paused=True,
+    is_quarantined=True,
+    service_levels=(
+        ServiceLevelCount(
+            lane="interactive",
+            tenant="acme",
+            requests=100,
+            failed=1,
+            first_tokens=99,
+            late_first_tokens=2,
+            streams=90,
+            slow_streams=3,
+        ),
+    ),
 )
 FLEET_EVENT = FleetEvent(
     kind=FleetEventKind.WORKER_LOST,

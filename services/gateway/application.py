@@ -38,8 +38,10 @@ from services.gateway.submission import Submissions
 from shared.contracts.errors import PlatformError
 from shared.contracts.fleet import Heartbeat
 from shared.contracts.requests import Coordinates, InferenceRequest
+from shared.ledger.breaker import redis_breaker
 from shared.ledger.ledger import Ledger
 from shared.ledger.records import LOST
+from shared.messaging.breaker import kafka_breaker
 from shared.messaging.broker import control_broker
 from shared.messaging.compacted_topic import follow_compacted
 from shared.messaging.lookup import fetch_record
@@ -113,12 +115,15 @@ async def _assemble(
     channel = f"gateway-{name}-{uuid.uuid4().hex[:8]}"
     ledger = given.ledger
     if ledger is None:
-        ledger = await stack.enter_async_context(Ledger(redis))
+        ledger = await stack.enter_async_context(Ledger(redis, breaker=redis_breaker(redis, clock=clock)))
     producer: RequestProducer
     if given.producer is not None:
         producer = given.producer
     else:
-        producer = await stack.enter_async_context(RecordProducer(kafka, client_id=f"penstock-{channel}"))
+        breaker = kafka_breaker(kafka, clock=clock, name="requests")
+        producer = await stack.enter_async_context(
+            RecordProducer(kafka, client_id=f"penstock-{channel}", breaker=breaker)
+        )
     directory = FleetDirectory(
         max_age_seconds=settings.heartbeat_age_seconds,
         model_memory_seconds=settings.model_memory_seconds,

@@ -12,7 +12,8 @@ import structlog
 from services.supervisor.fleet import FleetView, MemberState
 from shared.contracts.fleet import FleetEvent, FleetEventKind
 from shared.contracts.identifiers import WorkerId
-from shared.resilience.circuit_breaker import BreakerRules, BreakerState, CircuitBreaker
+from shared.resilience.breaker_rules import BreakerRules, BreakerState
+from shared.resilience.circuit_breaker import CircuitBreaker
 from shared.resilience.clock import Clock
 
 logger = structlog.get_logger(__name__)

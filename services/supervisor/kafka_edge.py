@@ -14,10 +14,12 @@ from services.supervisor.reassignment import Copies, FetchRecord
 from shared.contracts.fleet import FleetEvent, Heartbeat
 from shared.contracts.topics import TopicNames
 from shared.messaging.admin import cluster_id
+from shared.messaging.breaker import kafka_breaker
 from shared.messaging.broker import ControlBroker
 from shared.messaging.group_members import GroupMembers
 from shared.messaging.lookup import RecordLookup
 from shared.messaging.producer import RecordProducer
+from shared.resilience.clock import SystemClock
 from shared.settings.kafka import KafkaSettings
 
 LOOKUPS = 4
@@ -51,7 +53,11 @@ def kafka_edge(settings: KafkaSettings, *, client_id: str) -> OpenEdge:
         control.on_heartbeat(listen)
         async with (
             control,
-            RecordProducer(settings, client_id=f"{client_id}-copies") as copies,
+            RecordProducer(
+                settings,
+                client_id=f"{client_id}-copies",
+                breaker=kafka_breaker(settings, clock=SystemClock(), name="copies"),
+            ) as copies,
             GroupMembers(settings) as members,
             AsyncExitStack() as stack,
         ):

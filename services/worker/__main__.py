@@ -15,6 +15,7 @@ from shared.resilience.lifecycle import stop_signal
 from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
 from shared.settings.service_settings import UnknownSetting, reject_unknown_variables
+from shared.settings.slo import SloSettings
 from shared.settings.telemetry import TelemetrySettings
 from shared.telemetry.setup import setup_telemetry
 from shared.tokenization.tokenizer_error import TokenizerError
@@ -23,12 +24,16 @@ _EXIT_BAD_SETTINGS = 2
 
 
 async def run(
-    settings: WorkerSettings, kafka: KafkaSettings, redis: RedisSettings, telemetry: TelemetrySettings
+    settings: WorkerSettings,
+    kafka: KafkaSettings,
+    redis: RedisSettings,
+    telemetry: TelemetrySettings,
+    slo: SloSettings,
 ) -> int:
     async with (
         setup_telemetry(telemetry, "worker", settings.name or None),
         stop_signal() as stopping,
-        build_worker(settings, kafka, redis) as worker,
+        build_worker(settings, kafka, redis, slo=slo) as worker,
     ):
         calm_garbage_collector()
         return await worker.run(stopping)
@@ -36,15 +41,17 @@ async def run(
 
 def main() -> int:
     try:
-        reject_unknown_variables(os.environ, WorkerSettings, KafkaSettings, RedisSettings, TelemetrySettings)
+        reject_unknown_variables(
+            os.environ, WorkerSettings, KafkaSettings, RedisSettings, TelemetrySettings, SloSettings
+        )
         settings, kafka, redis = WorkerSettings(), KafkaSettings(), RedisSettings()
-        telemetry = TelemetrySettings()
+        telemetry, slo = TelemetrySettings(), SloSettings()
     except (UnknownSetting, ValidationError) as error:
         sys.stderr.write(f"{error}\n")
         return _EXIT_BAD_SETTINGS
     setproctitle(f"penstock services.worker {settings.name}".rstrip())
     try:
-        return uvloop.run(run(settings, kafka, redis, telemetry))
+        return uvloop.run(run(settings, kafka, redis, telemetry, slo))
     except TokenizerError as error:
         sys.stderr.write(f"{error}\n")
         return _EXIT_BAD_SETTINGS

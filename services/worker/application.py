@@ -24,6 +24,7 @@ from services.worker.heartbeat import HeartbeatWriter, WorkerIdentity, WorkerLoa
 from services.worker.observations import Observations
 from services.worker.request_path import PathPorts, PathSettings, RequestPath
 from services.worker.request_tasks import TaskSet
+from services.worker.service_levels import ServiceLevels
 from services.worker.settings import WorkerSettings
 from services.worker.work import Work
 from shared.contracts.errors import EngineFailed, PlatformError
@@ -37,6 +38,7 @@ from shared.resilience.clock import Clock, SystemClock
 from shared.resilience.lifecycle import run_periodically, run_persistently
 from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
+from shared.settings.slo import SloSettings
 from shared.telemetry.metrics import (
     CONSUMER_LAG,
     INTAKE_PAUSED,
@@ -47,7 +49,7 @@ from shared.telemetry.metrics import (
 
 _log = structlog.get_logger(__name__)
 _SWEEP_SECONDS = 0.1
-_LAG_SECONDS = 5.0
+_LAG_SECONDS = 1.0
 _CONCLUDE_SECONDS = 5.0
 _MAX_UNFINISHED_SECONDS = 3_600.0
 _RESULT_OVERHEAD_BYTES = 4_096
@@ -56,7 +58,9 @@ _RESULT_OVERHEAD_BYTES = 4_096
 class Worker:
     """One incarnation. `run` once, inside the context."""
 
-    def __init__(self, settings: WorkerSettings, kafka: KafkaSettings, redis: RedisSettings, *, clock: Clock) -> None:
+    def __init__(
+        self, settings: WorkerSettings, kafka: KafkaSettings, redis: RedisSettings, *, clock: Clock, slo: SloSettings
+    ) -> None:
         self.settings = settings
         self._kafka = kafka
         self._redis = redis
@@ -74,8 +78,12 @@ class Worker:
         )
         self._source = self._connections.source
         self._observations = Observations(
-            pool=settings.pool, group=self._connections.group, incarnation=self.incarnation
+            pool=settings.pool,
+            group=self._connections.group,
+            incarnation=self.incarnation,
+            service_levels=ServiceLevels(slo),
         )
+        self._lag: dict[str, int] = {}
         self._path: RequestPath | None = None
         self._heartbeats = HeartbeatWriter(self._identity(), self._source, self._load, clock.now_ms)
         self.health = HealthServer(settings.health_host, settings.health_port, self._readiness)
@@ -282,7 +290,8 @@ class Worker:
         await self._connections.broker.publish_heartbeat(self._heartbeats.next())
 
     async def _measure_lag(self) -> None:
-        for topic, records in (await self._source.measure_lag()).items():
+        self._lag = await self._source.measure_lag()
+        for topic, records in self._lag.items():
             CONSUMER_LAG.labels(topic=topic).set(records)
 
     async def _expire(self) -> None:
@@ -311,6 +320,10 @@ class Worker:
 
     # ------------------------------------------------------------------ views
 
+    @property
+    def _bulk_topic(self) -> str:
+        return self._connections.names.requests(self.settings.pool, Lane.BULK)
+
     def _load(self) -> WorkerLoad:
         step, path = self._observations.last_step, self._path
         is_down = self.state is WorkerState.READY and not self._engine.is_ready
@@ -322,6 +335,13 @@ class Worker:
             num_waiting=0 if path is None else path.intake.num_pursued,
             open_tokens=0 if path is None else path.emitter.num_open_tokens,
             tokens_per_second=self._observations.rate.per_second(self._clock.monotonic()),
+            drained_tokens_per_second=self._observations.drain.per_second(self._clock.monotonic()),
+            step_seconds=self._observations.step_seconds,
+            lag_records=sum(self._lag.values()) - (bulk := self._lag.get(self._bulk_topic, 0)),
+            bulk_lag_records=bulk,
+            is_intake_paused=path is not None and path.is_paused,
+            is_quarantined=path is not None and path.is_quarantined,
+            service_levels=self._observations.service_levels.counts(),
         )
 
     def _readiness(self) -> Readiness:
@@ -337,6 +357,11 @@ class Worker:
 
 
 def build_worker(
-    settings: WorkerSettings, kafka: KafkaSettings, redis: RedisSettings, *, clock: Clock | None = None
+    settings: WorkerSettings,
+    kafka: KafkaSettings,
+    redis: RedisSettings,
+    *,
+    clock: Clock | None = None,
+    slo: SloSettings | None = None,
 ) -> Worker:
-    return Worker(settings, kafka, redis, clock=clock or SystemClock())
+    return Worker(settings, kafka, redis, clock=clock or SystemClock(), slo=slo or SloSettings())

@@ -8,7 +8,9 @@ from services.worker.settings import WorkerSettings
 from shared.contracts.errors import PlatformError
 from shared.contracts.identifiers import Incarnation
 from shared.contracts.requests import Lane
+from shared.ledger.breaker import redis_breaker
 from shared.ledger.ledger import Ledger
+from shared.messaging.breaker import kafka_breaker
 from shared.messaging.broker import control_broker
 from shared.messaging.dead_letter import publish_dead_letter
 from shared.messaging.producer import RecordProducer
@@ -39,9 +41,11 @@ class Connections:
         self._clock = clock
         self.names = kafka.topic_names
         self.group = self.names.worker_group(settings.pool)
-        self.ledger = Ledger(redis)
+        self.ledger = Ledger(redis, breaker=redis_breaker(redis, clock=clock))
         self.lease_ledger = Ledger(redis)
-        self.results = RecordProducer(kafka, client_id=f"{name}-results")
+        self.results = RecordProducer(
+            kafka, client_id=f"{name}-results", breaker=kafka_breaker(kafka, clock=clock, name="results")
+        )
         self.replies = ReplyProducer(kafka, client_id=name, timeout_seconds=settings.reply_timeout_seconds)
         self.broker = control_broker(kafka, client_id=name)
         self.source = self._build_source(settings, kafka, incarnation)

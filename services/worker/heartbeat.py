@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.worker.engine.events import EngineReady, StepStatistics
-from shared.contracts.fleet import Heartbeat, WorkerState
+from shared.contracts.fleet import Heartbeat, ServiceLevelCount, WorkerState
 from shared.contracts.identifiers import Incarnation, WorkerId
 
 
@@ -41,6 +41,13 @@ class WorkerLoad:
     num_waiting: int
     open_tokens: int
     tokens_per_second: float
+    drained_tokens_per_second: float = 0.0
+    step_seconds: float = 0.0
+    lag_records: int = 0
+    bulk_lag_records: int = 0
+    is_intake_paused: bool = False
+    is_quarantined: bool = False
+    service_levels: tuple[ServiceLevelCount, ...] = ()
 
 
 class HeartbeatWriter:
@@ -83,12 +90,20 @@ class HeartbeatWriter:
             kv_blocks_free=blocks_total - blocks_used,
             kv_block_tokens=0 if ready is None else ready.block_size_tokens,
             output_tokens_per_second=load.tokens_per_second,
-            outstanding_tokens=load.open_tokens,
+            outstanding_tokens=load.open_tokens if statistics is None else statistics.outstanding_tokens,
             last_poll_age_ms=round(source.last_poll_age_seconds * 1_000),
             oldest_unfinished_age_ms=round(source.oldest_unfinished_age_seconds * 1_000),
             device="" if ready is None else ready.device,
             dtype="" if ready is None else ready.dtype,
             version=version(),
+            queued_requests=load.num_waiting + (0 if statistics is None else statistics.num_waiting),
+            drained_tokens_per_second=load.drained_tokens_per_second,
+            lag_records=load.lag_records,
+            bulk_lag_records=load.bulk_lag_records,
+            step_seconds=load.step_seconds,
+            is_intake_paused=load.is_intake_paused,
+            is_quarantined=load.is_quarantined,
+            service_levels=load.service_levels,
         )
 
 

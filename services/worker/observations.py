@@ -3,6 +3,7 @@
 Counters on the token path are bound once and touched per chunk or per step, never per token.
 """
 
+import statistics
 import time
 from collections import deque
 
@@ -10,11 +11,14 @@ from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_co
 
 from services.worker.engine.events import EngineReady, StepResult
 from services.worker.running_request import RunningRequest
+from services.worker.service_levels import ServiceLevels
 from services.worker.work import Work
 from shared.contracts.errors import Blame, error_classes
 from shared.contracts.events import Outcome, SealedOutcome
 from shared.contracts.identifiers import Incarnation
 from shared.ledger.records import Claim, Run
+from shared.openai.outcomes import sealed_summary
+from shared.settings.slo import SloSettings
 from shared.telemetry import spans
 from shared.telemetry.catalogue import Children
 from shared.telemetry.metrics import (
@@ -38,6 +42,7 @@ from shared.telemetry.metrics import (
 from shared.telemetry.propagation import extract
 
 _RATE_WINDOW_SECONDS = 5.0
+_STEPS_KEPT = 64
 
 
 class TokenRate:
@@ -64,7 +69,9 @@ class TokenRate:
 class Observations:
     """One per worker. Called on the event loop."""
 
-    def __init__(self, *, pool: str, group: str, incarnation: Incarnation) -> None:
+    def __init__(
+        self, *, pool: str, group: str, incarnation: Incarnation, service_levels: ServiceLevels | None = None
+    ) -> None:
         self._pool = pool
         self._group = group
         self._incarnation = incarnation
@@ -82,8 +89,16 @@ class Observations:
         self._waiting = WAITING_REQUESTS.labels(pool=pool)
         self._preemptions = PREEMPTIONS.labels(pool=pool)
         self._num_preemptions_seen = 0
+        self._decode_steps: deque[float] = deque(maxlen=_STEPS_KEPT)
         self.rate = TokenRate()
+        self.drain = TokenRate()
+        self.service_levels = service_levels or ServiceLevels(SloSettings())
         self.last_step: StepResult | None = None
+
+    @property
+    def step_seconds(self) -> float:
+        """The median of the last steps that only decoded; 0 before the first."""
+        return statistics.median(self._decode_steps) if self._decode_steps else 0.0
 
     # --- intake
 
@@ -150,17 +165,21 @@ class Observations:
         self.last_step = None  # what it held is gone with it
 
     def step(self, result: StepResult) -> None:
-        statistics = result.statistics
+        step = result.statistics
         self.last_step = result
         num_tokens = sum(len(event.token_ids) for event in result.tokens)
-        self.rate.add(time.monotonic(), num_tokens)
+        now = time.monotonic()
+        self.rate.add(now, num_tokens)
+        self.drain.add(now, num_tokens)
         self._tokens["completion"].inc(num_tokens)
-        self._step_seconds.observe(statistics.duration_seconds)
+        self._step_seconds.observe(step.duration_seconds)
+        if num_tokens and not step.num_prefill_tokens:
+            self._decode_steps.append(step.duration_seconds)
         self._batch_size.observe(len(result.tokens))
-        preempted = statistics.num_preemptions_total - self._num_preemptions_seen
+        preempted = step.num_preemptions_total - self._num_preemptions_seen
         if preempted > 0:
             self._preemptions.inc(preempted)
-            self._num_preemptions_seen = statistics.num_preemptions_total
+            self._num_preemptions_seen = step.num_preemptions_total
 
     def publish_gauges(self) -> None:
         """With each heartbeat, not with each step."""
@@ -168,19 +187,20 @@ class Observations:
             for gauge in (self._running, self._waiting, *self._kv_blocks.values()):
                 gauge.set(0)
             return
-        statistics = self.last_step.statistics
-        self._running.set(statistics.num_running)
-        self._waiting.set(statistics.num_waiting)
-        self._kv_blocks["used"].set(statistics.blocks_used)
-        self._kv_blocks["cached"].set(statistics.blocks_cached)
-        free = statistics.blocks_total - statistics.blocks_used - statistics.blocks_cached
+        step = self.last_step.statistics
+        self._running.set(step.num_running)
+        self._waiting.set(step.num_waiting)
+        self._kv_blocks["used"].set(step.blocks_used)
+        self._kv_blocks["cached"].set(step.blocks_cached)
+        free = step.blocks_total - step.blocks_used - step.blocks_cached
         self._kv_blocks["free"].set(free)
 
     def flushed(self, run: RunningRequest, num_tokens: int, now: float) -> None:
         if run.is_unflushed:
-            lane = run.work.envelope.lane
-            waited = time.time() - run.work.envelope.coordinates.timestamp_ms / 1_000
-            self._first_token[lane.value].observe(max(0.0, waited))
+            envelope = run.work.envelope
+            waited = max(0.0, time.time() - envelope.coordinates.timestamp_ms / 1_000)
+            self._first_token[envelope.lane.value].observe(waited)
+            self.service_levels.first_token(envelope.lane, envelope.tenant, waited)
         elif num_tokens:
             self._between_tokens.observe((now - run.last_flush_at) / num_tokens)
 
@@ -190,6 +210,12 @@ class Observations:
         if timings is None:
             return
         self._tokens["cached"].inc(timings.cached_prompt_tokens)
+        tokens = [len(choice.token_ids) for choice in run.choices]
+        # What it might still have asked for is not owed any more.
+        self.drain.add(time.monotonic(), sum(run.max_tokens - number for number in tokens))
+        envelope, seconds = run.work.envelope, (timings.last_token_ns - timings.first_token_ns) / 1e9
+        if timings.first_token_ns and not run.num_resumed_tokens:
+            self.service_levels.stream(envelope.lane, envelope.tenant, num_tokens=max(tokens), seconds=seconds)
         if not run.work.span.is_recording():
             return
         attributes = {**_named(run.work), spans.PREEMPTIONS: timings.num_preemptions}
@@ -202,6 +228,8 @@ class Observations:
 
     def concluded(self, work: Work, outcome: SealedOutcome) -> None:
         self._results[outcome.outcome.value].inc()
+        envelope = work.envelope
+        self.service_levels.ended(envelope.lane, envelope.tenant, is_our_failure=_is_ours(outcome))
         if work.span.is_recording():
             work.span.set_attribute(spans.OUTCOME, outcome.outcome.value)
             if outcome.outcome is Outcome.FAILED:
@@ -213,6 +241,15 @@ class Observations:
         kind = error_classes().get(code)
         blame = Blame.PLATFORM if kind is None else kind.blame
         ERRORS.labels(code=code, blame=blame.value).inc()
+
+
+def _is_ours(outcome: SealedOutcome) -> bool:
+    """Whether the platform is to blame for the end: a caller's mistakes and cancellations are not its failures."""
+    if outcome.outcome is not Outcome.FAILED:
+        return outcome.outcome in (Outcome.EXPIRED, Outcome.DEAD_LETTERED)
+    _, error = sealed_summary(outcome)
+    kind = None if error is None else error_classes().get(error.code)
+    return kind is None or kind.blame is not Blame.CALLER
 
 
 def _named(work: Work) -> dict[str, spans.AttributeValue]:

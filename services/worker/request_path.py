@@ -94,7 +94,7 @@ class RequestPath:
         self._limit = limit
         self._saturation = Saturation(TokenMarks.below(settings.max_open_tokens or 1))
         self._ready: EngineReady | None = None
-        self._is_quarantined = False
+        self.is_quarantined = False
         self.is_paused = False
         self.engine_is_ready = asyncio.Event()
         tokenizer = _text_tokenizer(ports.tokenizer)
@@ -205,12 +205,12 @@ class RequestPath:
 
     def quarantine(self, is_quarantined: bool) -> None:
         """An operator's or the supervisor's word: take nothing more, until told otherwise."""
-        self._is_quarantined = is_quarantined
+        self.is_quarantined = is_quarantined
         self.balance()
 
     def balance(self) -> None:
         """Open or close the valve; called whenever what it depends on has changed."""
-        is_paused = self._is_quarantined or self._saturation.should_pause(
+        is_paused = self.is_quarantined or self._saturation.should_pause(
             num_open_tokens=self.emitter.num_open_tokens,
             is_engine_ready=self.engine_is_ready.is_set(),
         )

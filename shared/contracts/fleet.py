@@ -15,8 +15,31 @@ class WorkerState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceLevelCount:
+    """What one tenant got of one worker in one lane, counted since the incarnation began.
+
+    `failed`, `late_first_tokens` and `slow_streams` missed their objective (`PENSTOCK_SLO_*`); `streams` are answers
+    of at least two tokens.
+    """
+
+    lane: str
+    tenant: str
+    requests: int = 0
+    failed: int = 0
+    first_tokens: int = 0
+    late_first_tokens: int = 0
+    streams: int = 0
+    slow_streams: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """One worker's state, every 500 ms. `partitions` are (topic, partition) pairs of the interactive lane."""
+    """One worker's state, every 500 ms. `partitions` are (topic, partition) pairs of the interactive lane.
+
+    `outstanding_tokens` are output tokens that may still be asked of the engine, `drained_tokens_per_second` how fast
+    they become fewer (computed, or not needed after all). `queued_requests` are taken from Kafka and not in the
+    engine's batch yet, `lag_records` and `bulk_lag_records` not even taken. `step_seconds` is the median of late.
+    """
 
     worker_id: WorkerId
     incarnation: Incarnation
@@ -41,6 +64,14 @@ class Heartbeat:
     device: str
     dtype: str
     version: str
+    queued_requests: int = 0
+    drained_tokens_per_second: float = 0.0
+    lag_records: int = 0
+    bulk_lag_records: int = 0
+    step_seconds: float = 0.0
+    is_intake_paused: bool = False
+    is_quarantined: bool = False
+    service_levels: tuple[ServiceLevelCount, ...] = ()
 
 
 class FleetEventKind(StrEnum):
@@ -51,6 +82,11 @@ class FleetEventKind(StrEnum):
     ENGINE_DOWN = "engine-down"
     REQUESTS_REASSIGNED = "requests-reassigned"
     SUPERVISOR_ELECTED = "supervisor-elected"
+    BREAKER_CHANGED = "breaker-changed"
+    WORKER_QUARANTINED = "worker-quarantined"
+    WORKER_RELEASED = "worker-released"
+    SCALING_DECIDED = "scaling-decided"
+    BUDGET_BURNING = "budget-burning"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from shared.contracts.fleet import (
     FleetEvent,
     FleetEventKind,
     Heartbeat,
+    ServiceLevelCount,
     WorkerState,
 )
 from shared.contracts.generated.fleet.v1 import fleet_pb2
@@ -20,7 +21,11 @@ _HEARTBEAT_SCALARS = (
     "worker_id", "incarnation", "sequence_number", "sent_at_ms", "pool", "models", "fingerprint",
     "max_model_tokens", "running_requests", "waiting_requests", "max_running_requests", "kv_blocks_total",
     "kv_blocks_free", "kv_block_tokens", "output_tokens_per_second", "outstanding_tokens", "last_poll_age_ms",
-    "oldest_unfinished_age_ms", "device", "dtype", "version",
+    "oldest_unfinished_age_ms", "device", "dtype", "version", "queued_requests", "drained_tokens_per_second",
+    "lag_records", "bulk_lag_records", "step_seconds", "is_intake_paused", "is_quarantined",
+)  # fmt: skip
+_SERVICE_LEVEL_FIELDS = (
+    "lane", "tenant", "requests", "failed", "first_tokens", "late_first_tokens", "streams", "slow_streams",
 )  # fmt: skip
 
 
@@ -30,6 +35,10 @@ def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
             state=_WORKER_STATES.number(heartbeat.state),
             partitions=[
                 fleet_pb2.PartitionHeld(topic=topic, partition=partition) for topic, partition in heartbeat.partitions
+            ],
+            service_levels=[
+                fleet_pb2.ServiceLevelCount(**{field: getattr(count, field) for field in _SERVICE_LEVEL_FIELDS})
+                for count in heartbeat.service_levels
             ],
             **{field: getattr(heartbeat, field) for field in _HEARTBEAT_SCALARS},
         )
@@ -42,6 +51,10 @@ def decode_heartbeat(value: bytes | None) -> Heartbeat:
     return Heartbeat(
         state=_WORKER_STATES.member(message.state),
         partitions=tuple((held.topic, held.partition) for held in message.partitions),
+        service_levels=tuple(
+            ServiceLevelCount(**{field: getattr(count, field) for field in _SERVICE_LEVEL_FIELDS})
+            for count in message.service_levels
+        ),
         **(scalars | {"models": tuple(message.models)}),
     )
 

@@ -17,6 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from shared.contracts.errors import InvariantViolated, LedgerUnavailable
 from shared.ledger.pipeline import Pipeline, Word
 from shared.ledger.scripts import load_script
+from shared.resilience.circuit_breaker import CircuitBreaker
 
 _CONNECT_TIMEOUT_SECONDS = 2.0
 _ANSWER_TIMEOUT_SECONDS = 3.0
@@ -35,7 +36,8 @@ def translate(error: Exception) -> LedgerUnavailable | InvariantViolated:
 class Connections:
     """One pipelined connection for questions, opened when first needed, and others of the callers' own."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, breaker: CircuitBreaker | None = None) -> None:
+        self._breaker = breaker
         # Only a factory here: it parses the URL and knows which class of connection it means.
         self._factory = ConnectionPool.from_url(
             url,
@@ -64,7 +66,16 @@ class Connections:
             return await self.ask("EVAL", script.source, 0, *arguments)
 
     async def ask(self, *command: Word) -> Any:
-        """One command, one answer."""
+        """One command, one answer. With an open breaker: `LedgerUnavailable` at once."""
+        if self._breaker is None:
+            return await self._ask(*command)
+        attempt = self._breaker.attempt(failure=LedgerUnavailable)
+        if attempt is None:
+            raise LedgerUnavailable("Redis did not answer lately; it is left alone for a moment")
+        with attempt:
+            return await self._ask(*command)
+
+    async def _ask(self, *command: Word) -> Any:
         try:
             try:
                 return await self._pipeline.ask(*command)

@@ -32,6 +32,7 @@ from shared.ledger.records import (
     StreamSnapshot,
 )
 from shared.ledger.subscriptions import Subscription
+from shared.resilience.circuit_breaker import CircuitBreaker
 from shared.settings.redis import RedisSettings
 
 _APPENDS_PER_SCRIPT = 64
@@ -44,12 +45,13 @@ def _bytes(text: str) -> bytes:
 class Ledger:
     """An async context manager; it connects when first used."""
 
-    def __init__(self, settings: RedisSettings) -> None:
+    def __init__(self, settings: RedisSettings, *, breaker: CircuitBreaker | None = None) -> None:
+        """With a `breaker` a Redis that is away is refused at once instead of waited for; leases do without one."""
         self._settings = settings
         self._prefix = settings.key_prefix
         self._retention_ms = settings.done_retention_seconds * 1000
         self._log_retention_ms = settings.log_retention_seconds * 1000
-        self._connections = Connections(settings.url)
+        self._connections = Connections(settings.url, breaker=breaker)
         self._candidate = secrets.token_hex(8)
         self._unanswered_claims: dict[tuple[RequestId, Incarnation], ClaimToken] = {}
 

@@ -25,6 +25,7 @@ from aiokafka.errors import (
 
 from shared.contracts.errors import BrokerUnavailable, OutcomeTooLarge
 from shared.messaging.connection import connection_arguments
+from shared.resilience.circuit_breaker import CircuitBreaker
 from shared.settings.kafka import KafkaSettings
 
 _LOG = structlog.get_logger(__name__)
@@ -55,8 +56,10 @@ class RecordProducer:
         linger_ms: int = 1,
         timeout_seconds: float = 5.0,
         max_record_bytes: int | None = None,
+        breaker: CircuitBreaker | None = None,
     ) -> None:
         """`max_record_bytes` is our own limit; keep it below the topics', which count a batch's frame too."""
+        self._breaker = breaker
         self._settings = settings
         self._client_id = client_id
         self._linger_ms = linger_ms
@@ -94,8 +97,25 @@ class RecordProducer:
         """Returns once every in-sync replica has it.
 
         Raises OutcomeTooLarge for a record beyond the limit and BrokerUnavailable for everything else; after the latter
-        the record may or may not be in the topic.
+        the record may or may not be in the topic (it is not when an open breaker refused).
         """
+        if self._breaker is None:
+            return await self._deliver(topic, key, value, headers, partition, timestamp_ms)
+        attempt = self._breaker.attempt(failure=BrokerUnavailable)
+        if attempt is None:
+            raise BrokerUnavailable("Kafka did not acknowledge records lately; it is left alone for a moment")
+        with attempt:
+            return await self._deliver(topic, key, value, headers, partition, timestamp_ms)
+
+    async def _deliver(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: HeaderList,
+        partition: int | None,
+        timestamp_ms: int | None,
+    ) -> RecordMetadata:
         arguments: dict[str, Any] = {
             "topic": topic,
             "key": key,

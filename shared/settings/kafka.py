@@ -24,6 +24,12 @@ class KafkaSettings(ScopedSettings):
     sasl_username: str | None = Field(default=None, description="SASL user name.")
     sasl_password: str | None = Field(default=None, description="SASL password.")
     ssl_ca_file: str | None = Field(default=None, description="CA certificates that sign the brokers'.")
+    breaker_failures: int = Field(
+        default=5, ge=1, description="Failed sends in a row after which sends are refused at once for a while."
+    )
+    breaker_open_ms: int = Field(
+        default=1_000, ge=1, description="How long they are refused, before a few are let through to try."
+    )
 
     @property
     def topic_names(self) -> TopicNames:

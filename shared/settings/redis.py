@@ -25,3 +25,9 @@ class RedisSettings(ScopedSettings):
         description="How long a finished request is remembered; beyond topic retention.",
     )
     log_retention_seconds: int = Field(default=3_600, ge=60, description="How long a finished stream can be re-read.")
+    breaker_failures: int = Field(
+        default=5, ge=1, description="Failed calls in a row after which calls are refused at once for a while."
+    )
+    breaker_open_ms: int = Field(
+        default=1_000, ge=1, description="How long they are refused, before a few are let through to try."
+    )

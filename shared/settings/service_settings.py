@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "PENSTOCK_"
-SCOPES = ("GATEWAY", "WORKER", "SUPERVISOR", "UP", "KAFKA", "REDIS", "TELEMETRY", "TOPICS", "CLI")
+SCOPES = ("GATEWAY", "WORKER", "SUPERVISOR", "UP", "KAFKA", "REDIS", "TELEMETRY", "TOPICS", "CLI", "SLO")
 
 
 class UnknownSetting(ValueError):

@@ -25,6 +25,7 @@ GCCollector(registry=REGISTRY)
 LABELS: dict[str, str] = {
     "answer": "what the ledger answered to a claim",
     "blame": "caller, platform or nobody",
+    "breaker": "what a circuit breaker protects: kafka, redis, worker or pool",
     "code": "the code of an error class of `shared/contracts/errors.py`",
     "event": "a kind of fleet event",
     "kind": "`prompt`, `cached` or `completion`",

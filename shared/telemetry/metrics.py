@@ -258,6 +258,27 @@ KAFKA_FAILURES = counter(
     meaning="Kafka operations that failed.",
     what_to_do="Check the brokers; a rejected record re-creates the producer by itself.",
 )
+BREAKERS = gauge(
+    "penstock_breakers",
+    unit="breakers",
+    labels=("breaker", "state"),
+    meaning="Circuit breakers of this process by what they protect and their state.",
+    what_to_do="open for kafka or redis: it is away, calls fail at once instead of waiting. worker: `penstock fleet`.",
+)
+BREAKER_TRANSITIONS = counter(
+    "penstock_breaker_transitions_total",
+    unit="transitions",
+    labels=("breaker", "state"),
+    meaning="Changes of circuit breakers, by the state they changed to.",
+    what_to_do="open again and again: what it protects answers probes and fails under load.",
+)
+BREAKER_REJECTIONS = counter(
+    "penstock_breaker_rejections_total",
+    unit="calls",
+    labels=("breaker",),
+    meaning="Calls that an open breaker refused at once.",
+    what_to_do="Follows open breakers; nothing is lost, callers got 503 or wait.",
+)
 SPANS_DROPPED = counter(
     "penstock_spans_dropped_total",
     unit="spans",

@@ -12,8 +12,11 @@ from services.cli.embedded.redis import EmbeddedRedis
 from shared.contracts.errors import InvariantViolated, LedgerUnavailable
 from shared.contracts.events import Outcome
 from shared.contracts.identifiers import ClaimToken
+from shared.ledger.breaker import redis_breaker
 from shared.ledger.ledger import Ledger
 from shared.ledger.records import Held, RegisterStatus, Run, StreamMessage
+from shared.resilience.breaker_rules import BreakerState
+from shared.resilience.clock import ManualClock
 from shared.settings.redis import RedisSettings
 from tests.contract.ledger.ledger_bench import ALICE, BOB, Bench, chunk
 
@@ -153,3 +156,21 @@ async def test_a_finished_request_outlives_its_log_and_outcome(server: EmbeddedR
     assert outcome <= 3_600
     assert await client.exists("penstock:owned:alice.1") == 0
     await client.aclose()
+
+
+async def test_with_a_breaker_a_redis_that_is_away_is_refused_at_once_and_found_again() -> None:
+    clock = ManualClock()
+    port = free_port()
+    settings = RedisSettings(url=f"redis://127.0.0.1:{port}/0", breaker_failures=2, breaker_open_ms=1_000)
+    breaker = redis_breaker(settings, clock=clock)
+    async with Ledger(settings, breaker=breaker) as ledger:
+        for _ in range(2):
+            with pytest.raises(LedgerUnavailable, match="does not answer"):
+                await ledger.ping()
+        with pytest.raises(LedgerUnavailable, match="left alone"):
+            await ledger.ping()
+        with EmbeddedRedis(port=port):
+            clock.move(1)
+            for _ in range(3):
+                await ledger.ping()
+            assert breaker.state is BreakerState.CLOSED

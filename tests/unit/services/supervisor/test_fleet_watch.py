@@ -5,7 +5,7 @@ from services.supervisor.failure_detector import DetectionRules
 from services.supervisor.fleet_watch import FleetWatch
 from shared.contracts.fleet import FleetEvent, FleetEventKind, WorkerState
 from shared.contracts.identifiers import Incarnation
-from shared.resilience.circuit_breaker import BreakerState
+from shared.resilience.breaker_rules import BreakerState
 from shared.resilience.clock import ManualClock
 from shared.telemetry.catalogue import REGISTRY
 from tests.unit.services.supervisor.builders import heartbeat

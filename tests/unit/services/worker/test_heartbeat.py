@@ -64,7 +64,7 @@ def test_it_counts_itself_and_says_when() -> None:
 def test_it_carries_capacity_and_fingerprint() -> None:
     heartbeat = writer().next()
     assert (heartbeat.kv_blocks_total, heartbeat.kv_blocks_free, heartbeat.kv_block_tokens) == (100, 99, 16)
-    assert (heartbeat.fingerprint, heartbeat.outstanding_tokens) == ("weights-1", 500)
+    assert heartbeat.fingerprint == "weights-1"
     assert (heartbeat.last_poll_age_ms, heartbeat.oldest_unfinished_age_ms) == (250, 2_000)
 
 
@@ -77,3 +77,13 @@ def test_before_the_engine_is_ready_it_has_no_capacity() -> None:
 def test_it_survives_the_wire() -> None:
     heartbeat = writer().next()
     assert decode_heartbeat(encode_heartbeat(heartbeat)) == heartbeat
+
+
+def test_outstanding_tokens_are_the_engines_own_count_once_it_has_stepped() -> None:
+    assert writer().next().outstanding_tokens == STATISTICS.outstanding_tokens != 500
+    assert writer(statistics=None).next().outstanding_tokens == 500
+
+
+def test_queued_is_what_is_taken_and_not_in_the_batch() -> None:
+    assert writer(num_waiting=2).next().queued_requests == 2 + STATISTICS.num_waiting
+    assert writer(num_waiting=2, statistics=None).next().queued_requests == 2

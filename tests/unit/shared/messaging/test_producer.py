@@ -8,7 +8,9 @@ import pytest
 
 from shared.contracts.errors import BrokerUnavailable
 from shared.messaging import producer as module
+from shared.messaging.breaker import kafka_breaker
 from shared.messaging.producer import RecordProducer
+from shared.resilience.clock import ManualClock
 from shared.settings.kafka import KafkaSettings
 
 
@@ -73,3 +75,22 @@ async def test_one_client_serves_as_long_as_it_answers(clients: type[Client]) ->
         for _ in range(3):
             await producer.send("t", key=None, value=b"x")
     assert len(clients.made) == 1
+
+
+async def test_after_failures_in_a_row_sends_are_refused_at_once_and_tried_again_later(clients: type[Client]) -> None:
+    clients.num_silent = 2
+    clock = ManualClock()
+    settings = KafkaSettings(breaker_failures=2, breaker_open_ms=1_000)
+    breaker = kafka_breaker(settings, clock=clock, name="test")
+    async with (
+        asyncio.timeout(5),
+        RecordProducer(settings, client_id="test", timeout_seconds=0.02, breaker=breaker) as producer,
+    ):
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match="acknowledge a record"):
+                await producer.send("t", key=None, value=b"x")
+        with pytest.raises(BrokerUnavailable, match="left alone"):
+            await producer.send("t", key=None, value=b"x")
+        assert len(clients.made) == 2, "the refused send asked for no client"
+        clock.move(1)
+        assert (await producer.send("t", key=None, value=b"x")).offset == 7

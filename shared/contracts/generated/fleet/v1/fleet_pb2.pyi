@@ -26,6 +26,11 @@ class FleetEventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FLEET_EVENT_KIND_ENGINE_DOWN: _ClassVar[FleetEventKind]
     FLEET_EVENT_KIND_REQUESTS_REASSIGNED: _ClassVar[FleetEventKind]
     FLEET_EVENT_KIND_SUPERVISOR_ELECTED: _ClassVar[FleetEventKind]
+    FLEET_EVENT_KIND_BREAKER_CHANGED: _ClassVar[FleetEventKind]
+    FLEET_EVENT_KIND_WORKER_QUARANTINED: _ClassVar[FleetEventKind]
+    FLEET_EVENT_KIND_WORKER_RELEASED: _ClassVar[FleetEventKind]
+    FLEET_EVENT_KIND_SCALING_DECIDED: _ClassVar[FleetEventKind]
+    FLEET_EVENT_KIND_BUDGET_BURNING: _ClassVar[FleetEventKind]
 
 class FleetCommandKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -47,6 +52,11 @@ FLEET_EVENT_KIND_WORKER_LEFT: FleetEventKind
 FLEET_EVENT_KIND_ENGINE_DOWN: FleetEventKind
 FLEET_EVENT_KIND_REQUESTS_REASSIGNED: FleetEventKind
 FLEET_EVENT_KIND_SUPERVISOR_ELECTED: FleetEventKind
+FLEET_EVENT_KIND_BREAKER_CHANGED: FleetEventKind
+FLEET_EVENT_KIND_WORKER_QUARANTINED: FleetEventKind
+FLEET_EVENT_KIND_WORKER_RELEASED: FleetEventKind
+FLEET_EVENT_KIND_SCALING_DECIDED: FleetEventKind
+FLEET_EVENT_KIND_BUDGET_BURNING: FleetEventKind
 FLEET_COMMAND_KIND_UNSPECIFIED: FleetCommandKind
 FLEET_COMMAND_KIND_DRAIN: FleetCommandKind
 FLEET_COMMAND_KIND_RESUME: FleetCommandKind
@@ -60,8 +70,28 @@ class PartitionHeld(_message.Message):
     partition: int
     def __init__(self, topic: _Optional[str] = ..., partition: _Optional[int] = ...) -> None: ...
 
+class ServiceLevelCount(_message.Message):
+    __slots__ = ("lane", "tenant", "requests", "failed", "first_tokens", "late_first_tokens", "streams", "slow_streams")
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIRST_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    SLOW_STREAMS_FIELD_NUMBER: _ClassVar[int]
+    lane: str
+    tenant: str
+    requests: int
+    failed: int
+    first_tokens: int
+    late_first_tokens: int
+    streams: int
+    slow_streams: int
+    def __init__(self, lane: _Optional[str] = ..., tenant: _Optional[str] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., first_tokens: _Optional[int] = ..., late_first_tokens: _Optional[int] = ..., streams: _Optional[int] = ..., slow_streams: _Optional[int] = ...) -> None: ...
+
 class Heartbeat(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "sequence_number", "sent_at_ms", "state", "pool", "models", "fingerprint", "max_model_tokens", "partitions", "running_requests", "waiting_requests", "max_running_requests", "kv_blocks_total", "kv_blocks_free", "kv_block_tokens", "output_tokens_per_second", "outstanding_tokens", "last_poll_age_ms", "oldest_unfinished_age_ms", "device", "dtype", "version")
+    __slots__ = ("worker_id", "incarnation", "sequence_number", "sent_at_ms", "state", "pool", "models", "fingerprint", "max_model_tokens", "partitions", "running_requests", "waiting_requests", "max_running_requests", "kv_blocks_total", "kv_blocks_free", "kv_block_tokens", "output_tokens_per_second", "outstanding_tokens", "last_poll_age_ms", "oldest_unfinished_age_ms", "device", "dtype", "version", "queued_requests", "drained_tokens_per_second", "lag_records", "bulk_lag_records", "step_seconds", "is_intake_paused", "is_quarantined", "service_levels")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +115,14 @@ class Heartbeat(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    DRAINED_TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    LAG_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    BULK_LAG_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    IS_INTAKE_PAUSED_FIELD_NUMBER: _ClassVar[int]
+    IS_QUARANTINED_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_LEVELS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
     sequence_number: int
@@ -108,7 +146,15 @@ class Heartbeat(_message.Message):
     device: str
     dtype: str
     version: str
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., sequence_number: _Optional[int] = ..., sent_at_ms: _Optional[int] = ..., state: _Optional[_Union[WorkerState, str]] = ..., pool: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., fingerprint: _Optional[str] = ..., max_model_tokens: _Optional[int] = ..., partitions: _Optional[_Iterable[_Union[PartitionHeld, _Mapping]]] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., max_running_requests: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_free: _Optional[int] = ..., kv_block_tokens: _Optional[int] = ..., output_tokens_per_second: _Optional[float] = ..., outstanding_tokens: _Optional[int] = ..., last_poll_age_ms: _Optional[int] = ..., oldest_unfinished_age_ms: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    queued_requests: int
+    drained_tokens_per_second: float
+    lag_records: int
+    bulk_lag_records: int
+    step_seconds: float
+    is_intake_paused: bool
+    is_quarantined: bool
+    service_levels: _containers.RepeatedCompositeFieldContainer[ServiceLevelCount]
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., sequence_number: _Optional[int] = ..., sent_at_ms: _Optional[int] = ..., state: _Optional[_Union[WorkerState, str]] = ..., pool: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., fingerprint: _Optional[str] = ..., max_model_tokens: _Optional[int] = ..., partitions: _Optional[_Iterable[_Union[PartitionHeld, _Mapping]]] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., max_running_requests: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_free: _Optional[int] = ..., kv_block_tokens: _Optional[int] = ..., output_tokens_per_second: _Optional[float] = ..., outstanding_tokens: _Optional[int] = ..., last_poll_age_ms: _Optional[int] = ..., oldest_unfinished_age_ms: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., version: _Optional[str] = ..., queued_requests: _Optional[int] = ..., drained_tokens_per_second: _Optional[float] = ..., lag_records: _Optional[int] = ..., bulk_lag_records: _Optional[int] = ..., step_seconds: _Optional[float] = ..., is_intake_paused: _Optional[bool] = ..., is_quarantined: _Optional[bool] = ..., service_levels: _Optional[_Iterable[_Union[ServiceLevelCount, _Mapping]]] = ...) -> None: ...
 
 class FleetEvent(_message.Message):
     __slots__ = ("kind", "worker_id", "incarnation", "occurred_at_ms", "detail")
