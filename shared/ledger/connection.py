@@ -10,8 +10,8 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.contracts.errors import InvariantViolated, LedgerUnavailable
@@ -28,6 +28,8 @@ _UNAVAILABLE = (*_BROKEN, RedisTimeoutError, OutOfMemoryError, ReadOnlyError)
 
 def translate(error: Exception) -> LedgerUnavailable | InvariantViolated:
     """What an error of Redis means to us."""
+    if isinstance(error, AuthenticationError):
+        return LedgerUnavailable("Redis refused the login: look at the password in PENSTOCK_REDIS_URL")
     if isinstance(error, _UNAVAILABLE):
         return LedgerUnavailable(f"Redis does not answer: {type(error).__name__}")
     return InvariantViolated(f"Redis refused a ledger command: {error}")

@@ -2,20 +2,19 @@
 
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
-from shared.messaging.connection import connection_arguments
+from shared.messaging.connection import connection_arguments, password_of
 from shared.settings.kafka import KafkaSettings
 
 _MECHANISMS = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
 
 
 def security_of(settings: KafkaSettings) -> BaseSecurity:
-    arguments = connection_arguments(settings)
-    context, uses_ssl = arguments.get("ssl_context"), settings.security_protocol.endswith("SSL")
-    if not settings.security_protocol.startswith("SASL"):
-        return BaseSecurity(ssl_context=context, use_ssl=uses_ssl)
+    context = connection_arguments(settings).get("ssl_context")
+    if not settings.uses_sasl:
+        return BaseSecurity(ssl_context=context, use_ssl=settings.uses_tls)
     return _MECHANISMS[settings.sasl_mechanism](
         username=settings.sasl_username or "",
-        password=settings.sasl_password or "",
+        password=password_of(settings),
         ssl_context=context,
-        use_ssl=uses_ssl,
+        use_ssl=settings.uses_tls,
     )

@@ -75,3 +75,17 @@ def test_prefixes_of_topics_and_groups_are_settings(monkeypatch: pytest.MonkeyPa
     names = KafkaSettings().topic_names
     assert names.results == "team-a.inference.results"
     assert names.worker_group("default") == "a-penstock-workers-default"
+
+
+def test_half_a_login_to_kafka_is_refused_at_the_start() -> None:
+    with pytest.raises(ValidationError, match="needs sasl_username and sasl_password"):
+        KafkaSettings(security_protocol="SASL_SSL", sasl_username="penstock")
+    with pytest.raises(ValidationError, match="ssl_certificate_file and ssl_key_file belong together"):
+        KafkaSettings(security_protocol="SSL", ssl_certificate_file="ours.pem")
+    with pytest.raises(ValidationError, match="security_protocol"):
+        KafkaSettings(security_protocol="TLS")  # type: ignore[arg-type]
+
+
+def test_a_password_does_not_show_when_settings_are_printed() -> None:
+    settings = KafkaSettings(security_protocol="SASL_SSL", sasl_username="u", sasl_password="turbine")
+    assert "turbine" not in f"{settings!r} {settings}"
