@@ -16,6 +16,7 @@ from services.cli.commands.fleet import fleet
 from services.cli.commands.key import key_app
 from services.cli.commands.model import model_app
 from services.cli.commands.offline import PASS_THROUGH, run_batch
+from services.cli.commands.rolling_restart import rolling_restart
 from services.cli.commands.topics import topics_app
 from services.cli.commands.trace import trace
 from services.cli.commands.up import up
@@ -37,6 +38,7 @@ app.command()(demo)
 app.command()(generate)
 app.command()(fleet)
 app.command()(drain)
+app.command(name="rolling-restart")(rolling_restart)
 app.command()(trace)
 app.command()(doctor)
 app.command(name="run-batch", context_settings=PASS_THROUGH)(run_batch)

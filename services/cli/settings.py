@@ -16,6 +16,8 @@ class UpSettings(ScopedSettings):
     model_config = scoped("UP")
 
     workers: int = Field(default=1, ge=0, le=64, description="Worker processes of the pool.")
+    gateways: int = Field(default=1, ge=1, le=16, description="Gateways, at the HTTP port and the next ones.")
+    supervisors: int = Field(default=1, ge=1, le=8, description="Supervisors; one of them leads.")
     model: str = Field(
         default=DEFAULT_MODEL, description="Hugging Face directory, GGUF file, or `default` (SmolLM2-135M-Instruct)."
     )

@@ -37,7 +37,7 @@ def main() -> int:
     except (UnknownSetting, ValidationError) as error:
         sys.stderr.write(f"penstock supervisor: {error}\n")
         return EXIT_BAD_SETTINGS
-    setproctitle("penstock services.supervisor")
+    setproctitle(f"penstock services.supervisor {settings[0].port}")
     uvloop.run(run(*settings))
     return 0
 

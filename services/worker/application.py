@@ -223,25 +223,29 @@ class Worker:
         try:
             if work.token is not None:
                 await self._connections.ledger.release(work.request_id, work.token)
-            await self._copy_to_resume(work)
+            # Into a partition of another worker where there is one: it need not wait until we have left the group.
+            others = self._resume_partitions_of_others()
+            await self._copy_to_resume(work, partition=random.choice(others) if others else None)
         except PlatformError as error:
             # Nobody is worse off: the lease ends, the offset is not committed, the record is delivered again.
             _log.warning("hand_over_failed", request_id=work.request_id, error=error.message)
 
     async def _pass_on(self, work: Work) -> bool:
         """To a partition of the resume topic that is not ours; False when all are, or Kafka does not take it."""
-        topic = self._connections.names.resume(self.settings.pool)
-        others = set(range(self._kafka.request_partitions)) - {
-            partition for name, partition in self._source.assignment if name == topic
-        }
+        others = self._resume_partitions_of_others()
         if not others:
             return False
         try:
-            await self._copy_to_resume(work, partition=random.choice(sorted(others)))
+            await self._copy_to_resume(work, partition=random.choice(others))
         except PlatformError as error:
             _log.warning("not_passed_on", request_id=work.request_id, error=error.message)
             return False
         return True
+
+    def _resume_partitions_of_others(self) -> list[int]:
+        topic = self._connections.names.resume(self.settings.pool)
+        ours = {partition for name, partition in self._source.assignment if name == topic}
+        return sorted(set(range(self._kafka.request_partitions)) - ours)
 
     async def _copy_to_resume(self, work: Work, *, partition: int | None = None) -> None:
         """Raises `BrokerUnavailable`. The record is done here once its copy is acknowledged."""

@@ -48,6 +48,8 @@ async def make_plan(settings: UpSettings) -> StackPlan:
     return StackPlan(
         data_dir=settings.data_dir,
         pools=(pool,),
+        gateways=settings.gateways,
+        supervisors=settings.supervisors,
         http_port=settings.http_port,
         supervisor_port=settings.supervisor_port,
         kafka_port=settings.kafka_port,
@@ -73,7 +75,7 @@ def stack_state(stack: EmbeddedStack) -> StackState:
 def banner(stack: EmbeddedStack) -> Panel:
     grid = Table.grid(padding=(0, 2))
     for name, value in (
-        ("HTTP", f"{stack.http_url}/v1  (docs at /docs)"),
+        ("HTTP", "  ".join(f"{url}/v1" for url in stack.http_urls) + "  (docs at /docs)"),
         ("Kafka", stack.addresses.kafka),
         ("Redis", stack.addresses.redis),
         ("fleet", f"{stack.supervisor_url}/fleet"),
@@ -136,6 +138,8 @@ async def _until_stopped_or_refused(stack: EmbeddedStack, stop: asyncio.Event) -
 
 def up(
     workers: Annotated[int | None, typer.Option(help="Worker processes.", envvar="PENSTOCK_UP_WORKERS")] = None,
+    gateways: Annotated[int | None, typer.Option(help="Gateways.", envvar="PENSTOCK_UP_GATEWAYS")] = None,
+    supervisors: Annotated[int | None, typer.Option(help="Supervisors.", envvar="PENSTOCK_UP_SUPERVISORS")] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Hugging Face directory, GGUF file, or `default`.", envvar="PENSTOCK_UP_MODEL"),

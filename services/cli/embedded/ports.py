@@ -1,6 +1,7 @@
 """Ports for processes we start: the one asked for, or a free one."""
 
 import socket
+from collections.abc import Collection
 
 
 def free_port() -> int:
@@ -19,8 +20,12 @@ def is_free(port: int) -> bool:
         return True
 
 
-def choose_port(wanted: int) -> int:
-    """`wanted` when it is free, the next free one after it otherwise, any free one for 0."""
+def choose_port(wanted: int, *, taken: Collection[int] = ()) -> int:
+    """`wanted` when it is free, the next free one after it otherwise, any free one for 0.
+
+    `taken` are promised to processes that do not listen yet.
+    """
     if wanted == 0:
         return free_port()
-    return next((port for port in range(wanted, min(wanted + 50, 65536)) if is_free(port)), 0) or free_port()
+    candidates = (port for port in range(wanted, min(wanted + 50, 65536)) if port not in taken and is_free(port))
+    return next(candidates, 0) or free_port()

@@ -155,12 +155,15 @@ class EmbeddedStack:
         await ensure_topics(settings, wanted)
 
     def _start_services(self) -> None:
+        promised: set[int] = set()
         for index in range(self.plan.supervisors):
-            port = choose_port(self.plan.supervisor_port + index if self.plan.supervisor_port else 0)
+            port = choose_port(self.plan.supervisor_port + index if self.plan.supervisor_port else 0, taken=promised)
+            promised.add(port)
             self.supervisor_urls.append(f"http://127.0.0.1:{port}")
             self._start(f"supervisor-{index}", "services.supervisor", {"PENSTOCK_SUPERVISOR_PORT": str(port)})
         for index in range(self.plan.gateways):
-            port = choose_port(self.plan.http_port + index if self.plan.http_port else 0)
+            port = choose_port(self.plan.http_port + index if self.plan.http_port else 0, taken=promised)
+            promised.add(port)
             self.http_urls.append(f"http://127.0.0.1:{port}")
             self._start(f"gateway-{index}", "services.gateway", {"PENSTOCK_GATEWAY_PORT": str(port)})
         for pool in self.plan.pools:

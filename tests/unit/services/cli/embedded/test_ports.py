@@ -24,5 +24,10 @@ def test_a_taken_port_is_stepped_over() -> None:
         assert choose_port(taken) != taken
 
 
+def test_a_port_that_was_promised_to_somebody_is_stepped_over() -> None:
+    wanted = free_port()
+    assert choose_port(wanted, taken={wanted}) != wanted
+
+
 def test_zero_means_any() -> None:
     assert choose_port(0) > 0
