@@ -6,4 +6,5 @@ pytest_plugins: list[str] = [
     "tests.fixtures.redis_server",
     "tests.fixtures.smollm2",
     "tests.fixtures.stack",
+    "tests.fixtures.triton_interpreter",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from services.worker.engine.attention.backend_selection import select_attention
+from services.worker.engine.attention.backend_selection import attention_needs, select_attention
 from services.worker.engine.batch import ScheduledBatch, ScheduledSequence
 from services.worker.engine.checkpoints.model_config import DecoderConfig
 from services.worker.engine.checkpoints.weights import open_checkpoint
@@ -33,7 +33,9 @@ def all_logits(
     decoder = Decoder(
         config,
         read,
-        attention=select_attention(backend, config, device=DEVICE, dtype=torch.float32)[0],
+        attention=select_attention(
+            backend, attention_needs(config, device=DEVICE, dtype=torch.float32, block_size_tokens=BLOCK_SIZE)
+        )[0],
         operators=select_operators(backend, device=DEVICE, dtype=torch.float32),
     )
     decoder.prepare_positions(len(token_ids))

@@ -169,6 +169,7 @@ class RequestPath:
             model=ready.model_name,
             dtype=ready.dtype,
             device=ready.device,
+            attention=ready.attention_backend,
             kv_cache_tokens=ready.kv_cache_tokens,
             full_length_sequences=ready.num_full_sequences,
             tokens_of_a_sequence=ready.max_model_tokens,

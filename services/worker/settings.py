@@ -31,6 +31,9 @@ class WorkerSettings(ScopedSettings):
     kv_cache_bytes: int | None = Field(
         default=None, ge=1, description="Size of the KV cache; unset: a share of what is free."
     )
+    block_size_tokens: int = Field(
+        default=16, ge=1, le=1024, description="Positions of one KV block; flash-attn 2 needs a multiple of 256."
+    )
     max_model_tokens: int | None = Field(
         default=None, ge=16, description="Prompt and output together; unset: the checkpoint's limit."
     )
@@ -42,7 +45,9 @@ class WorkerSettings(ScopedSettings):
         default=SchedulingPolicy.CONTINUOUS, description="continuous; static is for comparison only."
     )
     enable_prefix_cache: bool = Field(default=True, description="Reuse KV blocks of equal prefixes.")
-    attention_backend: str = Field(default="auto", description="Attention backend; auto picks the fastest.")
+    attention_backend: str = Field(
+        default="auto", description="auto, or flash-attn-3, flash-attn-2, triton, native, sdpa, gather, reference."
+    )
     null_step_ms: float = Field(
         default=0.5, ge=0, description="How long a step of the null engine takes; 0 spins on one core."
     )
@@ -93,6 +98,7 @@ class WorkerSettings(ScopedSettings):
             dtype=self.dtype,
             device=self.device,
             kv_cache_bytes=self.kv_cache_bytes,
+            block_size_tokens=self.block_size_tokens,
             max_model_tokens=self.max_model_tokens,
             max_tokens_per_step=self.max_tokens_per_step,
             max_running_sequences=self.max_running_requests,

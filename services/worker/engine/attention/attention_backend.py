@@ -12,6 +12,9 @@ class AttentionBackend(Protocol):
     """Called by the decoder, from the engine's thread, once per layer; this step's keys are already written."""
 
     name: str
+    is_capturable: bool
+    """Steps of single tokens read every length on the device and cost what the lengths say, not what the tables
+    hold: such a launch may be recorded in a CUDA graph and replayed for other lengths."""
 
     def attend(
         self,

@@ -14,6 +14,7 @@ from services.worker.engine.attention.step_layout import StepLayout
 
 class GatherAttention:
     name = "gather"
+    is_capturable = False
 
     def attend(
         self,

@@ -13,6 +13,7 @@ from services.worker.engine.native.library import Kernels
 
 class NativeAttention:
     name = "native"
+    is_capturable = False
 
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels

@@ -12,6 +12,7 @@ from services.worker.engine.attention.step_layout import StepLayout
 
 class ReferenceAttention:
     name = "reference"
+    is_capturable = False
 
     def attend(
         self,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from services.worker.engine.attention.backend_selection import select_attention
+from services.worker.engine.attention.backend_selection import attention_needs, select_attention
 from services.worker.engine.checkpoints.weights import open_checkpoint
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.execution.cache_sizing import count_blocks
@@ -35,7 +35,8 @@ def load_model(config: EngineConfig) -> LoadedModel:
     shape = checkpoint.config
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, checkpoint_dtype=shape.torch_dtype, device=device)
-    attention, attention_note = select_attention(config.attention_backend, shape, device=device, dtype=dtype)
+    needs = attention_needs(shape, device=device, dtype=dtype, block_size_tokens=config.block_size_tokens)
+    attention, attention_note = select_attention(config.attention_backend, needs)
     limit = config.max_model_tokens or shape.max_position_embeddings
     decoder = Decoder(
         shape,
