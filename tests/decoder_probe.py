@@ -10,10 +10,13 @@ from services.worker.engine.attention.backend_selection import attention_needs, 
 from services.worker.engine.batch import ScheduledBatch, ScheduledSequence
 from services.worker.engine.checkpoints.model_config import DecoderConfig
 from services.worker.engine.checkpoints.weights import open_checkpoint
+from services.worker.engine.execution.model_runner import layer_caches
 from services.worker.engine.execution.step_inputs import prepare_inputs
+from services.worker.engine.kv_cache.layer_groups import group_layers
 from services.worker.engine.models.decoder import Decoder
 from services.worker.engine.models.layer_weights import ReadTensor
 from services.worker.engine.models.operator_selection import select_operators
+from services.worker.engine.sequence import BlockTable
 from tests.engine_driver import make_sequence
 
 BLOCK_SIZE = 16
@@ -41,16 +44,21 @@ def all_logits(
     decoder.prepare_positions(len(token_ids))
     num_blocks = -(-len(token_ids) // BLOCK_SIZE)
     sequence = make_sequence(token_ids)
-    sequence.block_ids = torch.randperm(num_blocks + 3, generator=torch.Generator().manual_seed(0)).tolist()
+    groups = group_layers([layer.sliding_window for layer in config.layers], max_model_tokens=len(token_ids))
+    places = torch.randperm((num_blocks + 3) * len(groups.groups), generator=torch.Generator().manual_seed(0)).tolist()
+    sequence.block_tables = [
+        BlockTable(block_ids=places[group :: len(groups.groups)]) for group in range(len(groups.groups))
+    ]
     cache = torch.zeros(
-        (config.num_layers, 2, num_blocks + 3, BLOCK_SIZE, config.num_kv_heads, config.head_size),
+        (groups.layers_per_block, 2, len(places), BLOCK_SIZE, config.num_kv_heads, config.head_size),
     )
+    caches = layer_caches(cache, groups)
     rows: list[torch.Tensor] = []
     start, step = 0, 0
     while start < len(token_ids):
         count = min(pieces[min(step, len(pieces) - 1)], len(token_ids) - start)
         item = ScheduledSequence(sequence=sequence, start=start, num_tokens=count, samplers=(), is_decode=False)
         inputs = prepare_inputs(ScheduledBatch(items=[item]), block_size_tokens=BLOCK_SIZE, device=DEVICE)
-        rows.append(decoder.logits(decoder.forward(inputs.token_ids, cache, inputs.layout)))
+        rows.append(decoder.logits(decoder.forward(inputs.token_ids, caches, inputs.layouts)))
         start, step = start + count, step + 1
     return torch.cat(rows)

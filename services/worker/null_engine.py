@@ -114,6 +114,8 @@ class NullEngine:
             max_model_tokens=config.max_model_tokens,
             block_size_tokens=_BLOCK_TOKENS,
             num_kv_blocks=config.num_kv_blocks,
+            kv_cache_tokens=config.num_kv_blocks * _BLOCK_TOKENS,
+            num_full_sequences=config.num_kv_blocks // -(-config.max_model_tokens // _BLOCK_TOKENS),
             max_running_sequences=config.max_running_sequences,
             device="none",
             dtype="none",

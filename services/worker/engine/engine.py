@@ -38,11 +38,7 @@ class Engine:
     def __init__(self, config: EngineConfig, model: LoadedModel, *, load_seconds: float) -> None:
         self._config = config
         self._runner = model.runner
-        cache = PagedCache(
-            num_blocks=model.num_blocks,
-            block_size_tokens=config.block_size_tokens,
-            enable_prefix_cache=config.enable_prefix_cache,
-        )
+        cache = PagedCache(model.geometry, num_blocks=model.num_blocks, enable_prefix_cache=config.enable_prefix_cache)
         self._scheduler = Scheduler(
             cache,
             max_tokens_per_step=config.max_tokens_per_step,
@@ -60,6 +56,10 @@ class Engine:
             max_model_tokens=model.max_model_tokens,
             block_size_tokens=config.block_size_tokens,
             num_kv_blocks=model.num_blocks,
+            kv_cache_tokens=model.geometry.capacity_tokens(model.num_blocks, max_model_tokens=model.max_model_tokens),
+            num_full_sequences=model.geometry.num_full_sequences(
+                model.num_blocks, max_model_tokens=model.max_model_tokens
+            ),
             max_running_sequences=config.max_running_sequences,
             device=model.device,
             dtype=model.dtype,

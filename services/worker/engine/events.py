@@ -133,7 +133,8 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
 class EngineReady:
     """The engine's first message: what it loaded. `fingerprint` names weights, quantization and numerics.
 
-    `attention_note` says why `auto` did not take the fastest attention backend, if it did not.
+    `kv_cache_tokens`: context that the cache holds when it is full; `num_full_sequences`: of the longest length, at
+    once. `attention_note` says why `auto` did not take the fastest attention backend, if it did not.
     """
 
     model_name: str
@@ -142,6 +143,8 @@ class EngineReady:
     max_model_tokens: int
     block_size_tokens: int
     num_kv_blocks: int
+    kv_cache_tokens: int
+    num_full_sequences: int
     max_running_sequences: int
     device: str
     dtype: str
@@ -149,15 +152,6 @@ class EngineReady:
     load_seconds: float
     attention_note: str = ""
     process_id: int = 0
-
-    @property
-    def kv_cache_tokens(self) -> int:
-        return self.num_kv_blocks * self.block_size_tokens
-
-    @property
-    def num_full_sequences(self) -> int:
-        """Sequences of the longest length that fit the cache at once; others share what is left."""
-        return self.num_kv_blocks // -(-self.max_model_tokens // self.block_size_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,6 +73,26 @@ class RequestProgress:
     """Choices that have not ended, by their index."""
 
 
+@dataclass(slots=True, kw_only=True)
+class BlockTable:
+    """A sequence's blocks in one group of layers: those from the `first` on; the ones before are given back."""
+
+    first: int = 0
+    block_ids: list[int] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """One more than the last block's index."""
+        return self.first + len(self.block_ids)
+
+    def release_before(self, first: int) -> list[int]:
+        """Take the blocks before `first` off; the caller gives them back."""
+        released = self.block_ids[: max(first - self.first, 0)]
+        del self.block_ids[: len(released)]
+        self.first += len(released)
+        return released
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
     """`token_ids` is prompt and output in one list; `num_computed_tokens` of them have their keys in the cache."""
@@ -86,7 +106,8 @@ class Sequence:
     arrival: int = 0
     state: SequenceState = SequenceState.WAITING
     num_computed_tokens: int = 0
-    block_ids: list[int] = field(default_factory=list)
+    block_tables: list[BlockTable] = field(default_factory=list)
+    """One for each group of layers; none before it runs."""
     block_hashes: list[bytes] = field(default_factory=list)
     """Hash chain over the full blocks of `token_ids`, as far as computed; survives a preemption."""
     num_registered_blocks: int = 0

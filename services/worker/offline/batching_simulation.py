@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from services.worker.engine.batch import ScheduledBatch
 from services.worker.engine.config import SchedulingPolicy
+from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
 from services.worker.engine.kv_cache.paged_cache import PagedCache
 from services.worker.engine.scheduling.scheduler import Scheduler
 from services.worker.engine.sequence import Sequence
@@ -66,13 +67,11 @@ class _Simulation:
         self._latencies: list[float] = []
         self._batching, self._cost, self._places = batching, cost, places
         is_continuous = batching is Batching.CONTINUOUS
+        max_tokens_per_step = _CHUNK_TOKENS if is_continuous else places * context
+        geometry = CacheGeometry(block_size_tokens=_BLOCK_SIZE_TOKENS, max_step_tokens=max_tokens_per_step)
         self._scheduler = Scheduler(
-            PagedCache(
-                num_blocks=places * -(-context // _BLOCK_SIZE_TOKENS),
-                block_size_tokens=_BLOCK_SIZE_TOKENS,
-                enable_prefix_cache=False,
-            ),
-            max_tokens_per_step=_CHUNK_TOKENS if is_continuous else places * context,
+            PagedCache(geometry, num_blocks=places * geometry.blocks_for(context), enable_prefix_cache=False),
+            max_tokens_per_step=max_tokens_per_step,
             max_running_sequences=places,
             policy=SchedulingPolicy.CONTINUOUS if is_continuous else SchedulingPolicy.STATIC,
         )

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
 from services.worker.engine.kv_cache.paged_cache import PagedCache
 from services.worker.engine.scheduling.scheduler import Scheduler
 from services.worker.offline.chat_load import DISTRIBUTION, LoadRequest, mixed_requests
@@ -97,7 +98,9 @@ class _Driven:
 
     def __init__(self, context: int, num_blocks: int, block_size_tokens: int, *, is_shared: bool) -> None:
         self._cache = PagedCache(
-            num_blocks=num_blocks, block_size_tokens=block_size_tokens, enable_prefix_cache=is_shared
+            CacheGeometry(block_size_tokens=block_size_tokens, max_step_tokens=_MAX_TOKENS_PER_STEP),
+            num_blocks=num_blocks,
+            enable_prefix_cache=is_shared,
         )
         self._scheduler = Scheduler(
             self._cache, max_tokens_per_step=_MAX_TOKENS_PER_STEP, max_running_sequences=_MAX_SEQUENCES
@@ -126,10 +129,10 @@ class _Driven:
 
     def _look(self) -> tuple[int, int, int, int]:
         """Sequences; cells held; cells held without a token, each block counted once; tokens as sequences see them."""
-        size = self._cache.block_size_tokens
+        size = self._cache.geometry.block_size_tokens
         filled: dict[int, int] = {}
         for sequence in self._scheduler.running:
-            for index, block_id in enumerate(sequence.block_ids):
+            for index, block_id in enumerate(sequence.block_tables[0].block_ids):
                 num_filled = min(max(sequence.num_computed_tokens - index * size, 0), size)
                 filled[block_id] = max(filled.get(block_id, 0), num_filled)
         held = len(filled) * size

@@ -27,7 +27,9 @@ class ReferenceAttention:
         for row in range(layout.num_sequences):
             context = layout.context_length_list[row]
             begin, end = layout.query_start_list[row], layout.query_start_list[row + 1]
-            cells = torch.arange(context, device=queries.device)
+            # Blocks that the first of the queries does not see may be another sequence's by now.
+            oldest = rule.first_visible(context - (end - begin))
+            cells = torch.arange(oldest, context, device=queries.device)
             blocks = layout.block_tables[row].long()[cells // layout.block_size_tokens]
             offsets = cells % layout.block_size_tokens
             own_keys = keys[blocks, offsets].float().repeat_interleave(group, dim=1)  # [context, H, D]

@@ -15,7 +15,8 @@ class StepLayout:
     """Sequences with one token come first (`num_single` of them), so that row s is also their token's row.
 
     `positions` [T] int64, the token's index in its sequence. `slots` [T] int64, block * P + offset to write to.
-    `block_tables` [S, B] int32, padded with 0. `context_lengths` [S] int32, tokens in the cache once this step's
+    `block_tables` [S, B] int32, by position in the sequence; 0 behind its end, and before what
+    a window still sees. `context_lengths` [S] int32, tokens in the cache once this step's
     are written. `query_starts` [S + 1] int32, row of each sequence's first token. The lists repeat the tensors
     for code that loops in Python.
     """

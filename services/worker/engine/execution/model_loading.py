@@ -7,9 +7,11 @@ import torch
 from services.worker.engine.attention.backend_selection import attention_needs, select_attention
 from services.worker.engine.checkpoints.weights import open_checkpoint
 from services.worker.engine.config import EngineConfig
-from services.worker.engine.execution.cache_sizing import count_blocks
+from services.worker.engine.execution.cache_sizing import bytes_per_block, count_blocks
 from services.worker.engine.execution.model_runner import ModelRunner
 from services.worker.engine.execution.placement import choose_device, choose_dtype
+from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
+from services.worker.engine.kv_cache.layer_groups import group_layers
 from services.worker.engine.models.decoder import Decoder
 from services.worker.engine.models.operator_selection import select_operators
 
@@ -20,6 +22,7 @@ class LoadedModel:
     fingerprint: str
     vocabulary_size: int
     num_blocks: int
+    geometry: CacheGeometry
     max_model_tokens: int
     device: str
     dtype: str
@@ -44,12 +47,24 @@ def load_model(config: EngineConfig) -> LoadedModel:
         attention=attention,
         operators=select_operators(config.attention_backend, device=device, dtype=dtype),
     )
-    num_blocks = count_blocks(config, shape, max_model_tokens=limit, dtype=dtype, device=device)
+    groups = group_layers([layer.sliding_window for layer in shape.layers], max_model_tokens=limit)
+    geometry = CacheGeometry(
+        block_size_tokens=config.block_size_tokens,
+        max_step_tokens=config.max_tokens_per_step,
+        windows=groups.windows,
+    )
+    block_bytes = bytes_per_block(shape, groups, block_size_tokens=config.block_size_tokens, dtype=dtype)
+    num_blocks = count_blocks(config, geometry, block_bytes=block_bytes, max_model_tokens=limit, device=device)
     # A checkpoint may promise millions of positions; no sequence is longer than the cache.
-    max_model_tokens = min(limit, num_blocks * config.block_size_tokens)
+    max_model_tokens = geometry.longest_sequence(num_blocks, limit_tokens=limit)
     decoder.prepare_positions(max_model_tokens)
     runner = ModelRunner(
-        decoder, num_blocks=num_blocks, block_size_tokens=config.block_size_tokens, dtype=dtype, device=device
+        decoder,
+        num_blocks=num_blocks,
+        groups=groups,
+        block_size_tokens=config.block_size_tokens,
+        dtype=dtype,
+        device=device,
     )
     name = str(dtype).removeprefix("torch.")
     return LoadedModel(
@@ -57,6 +72,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         fingerprint=f"{checkpoint.fingerprint}-{name}-{device.type}",
         vocabulary_size=shape.vocabulary_size,
         num_blocks=num_blocks,
+        geometry=geometry,
         max_model_tokens=max_model_tokens,
         device=str(device),
         dtype=name,

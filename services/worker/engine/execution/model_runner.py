@@ -8,8 +8,10 @@ import math
 import numpy as np
 import torch
 
+from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.batch import SampledToken, ScheduledBatch
 from services.worker.engine.execution.step_inputs import prepare_inputs
+from services.worker.engine.kv_cache.layer_groups import LayerGroups
 from services.worker.engine.models.decoder import Decoder
 from services.worker.engine.sampling.prompt_logprobs import score_prompts
 from services.worker.engine.sampling.sampler import sample
@@ -23,16 +25,18 @@ class ModelRunner:
         decoder: Decoder,
         *,
         num_blocks: int,
+        groups: LayerGroups,
         block_size_tokens: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        config = decoder.config
         self._decoder = decoder
         self._block_size_tokens = block_size_tokens
         self._device = device
-        shape = (config.num_layers, 2, num_blocks, block_size_tokens, config.num_kv_heads, config.head_size)
+        config = decoder.config
+        shape = (groups.layers_per_block, 2, num_blocks, block_size_tokens, config.num_kv_heads, config.head_size)
         self._cache = zeros(shape, dtype=dtype, device=device)
+        self._layer_caches = layer_caches(self._cache, groups)
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> list[SampledToken]:
@@ -42,8 +46,8 @@ class ModelRunner:
         for sequence in inputs.samplers:
             if sequence.constraint is not None:
                 sequence.constraint.begin_mask()
-        hidden = self._decoder.forward(inputs.token_ids, self._cache, inputs.layout)
-        score_prompts(inputs.items, inputs.layout.query_start_list, hidden, self._decoder.logits)
+        hidden = self._decoder.forward(inputs.token_ids, self._layer_caches, inputs.layouts)
+        score_prompts(inputs.items, inputs.layouts[0].query_start_list, hidden, self._decoder.logits)
         if not inputs.samplers:
             return []
         if inputs.sampled_rows != list(range(hidden.shape[0])):
@@ -53,6 +57,16 @@ class ModelRunner:
     def _copy_blocks(self, copies: dict[int, int]) -> None:
         if copies:
             self._cache[:, :, list(copies)] = self._cache[:, :, list(copies.values())]
+
+
+def layer_caches(cache: torch.Tensor, groups: LayerGroups) -> list[LayerCache]:
+    """cache [layers per block, 2, N, P, K, D] -> the part of each layer of the model, in turn."""
+    places = {
+        layer: LayerCache(keys=cache[place, 0], values=cache[place, 1], group=number)
+        for number, group in enumerate(groups.groups)
+        for place, layer in enumerate(group.layers)
+    }
+    return [places[layer] for layer in sorted(places)]
 
 
 def zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -76,12 +76,15 @@ class BlockPool:
         self._block_of[name] = block_id
         self._hash_of[block_id] = name
 
-    def forget(self, block_id: int) -> None:
-        """A used block loses its name: its contents are not to be found again."""
-        assert self._references[block_id] > 0, f"block {block_id} is free"
-        name = self._hash_of.pop(block_id, None)
-        if name is not None:
-            del self._block_of[name]
+    def forget(self, name: bytes) -> None:
+        """The contents of this name are not to be found again."""
+        block_id = self._block_of.pop(name, None)
+        if block_id is None:
+            return
+        del self._hash_of[block_id]
+        if self._references[block_id] == 0:
+            del self._cached[block_id]
+            self._empty.append(block_id)
 
     def check_integrity(self, expected_references: dict[int, int]) -> None:
         """Every block is used, cached or empty, exactly once, with the references its holders account for."""

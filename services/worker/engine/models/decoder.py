@@ -6,10 +6,13 @@ requests, no scheduling and no sampling: tokens and their places in, hidden stat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional
 
 from services.worker.engine.attention.attention_backend import AttentionBackend
+from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.attention.step_layout import StepLayout
 from services.worker.engine.checkpoints.model_config import Activation, DecoderConfig
 from services.worker.engine.checkpoints.rope_scaling import Rope
@@ -49,19 +52,24 @@ class Decoder:
         for rope in {layer.rope for layer in self.config.layers}:
             self._rope_tables[rope] = rope_table(rope, num_positions).to(self._embedding.device)
 
-    def forward(self, token_ids: torch.Tensor, cache: torch.Tensor, layout: StepLayout) -> torch.Tensor:
-        """token_ids [T] int64; cache [layers, 2, N, P, K, D] -> last layer's output before the norm, [T, hidden]."""
+    def forward(
+        self, token_ids: torch.Tensor, caches: Sequence[LayerCache], layouts: Sequence[StepLayout]
+    ) -> torch.Tensor:
+        """token_ids [T] int64 -> last layer's output before the norm, [T, hidden].
+
+        `caches`: of every layer; `layouts`: of every group of layers, which differ in where blocks lie.
+        """
         operators, epsilon = self._operators, self.config.rms_norm_eps
         residual = functional.embedding(token_ids, self._embedding)
         if self.config.embedding_scale != 1:
             residual.mul_(self._embedding_scale)
         update: torch.Tensor | None = None
-        for layer, (keys, values) in zip(self._layers, _per_layer(cache), strict=True):
+        for layer, cache in zip(self._layers, caches, strict=True):
             if update is None:
                 normed = operators.rms_norm(residual, layer.input_norm, epsilon)
             else:
                 normed = operators.add_rms_norm(residual, update, layer.input_norm, epsilon)
-            attended = layer.output(self._attend(layer, normed, keys, values, layout))
+            attended = layer.output(self._attend(layer, normed, cache, layouts[cache.group]))
             if layer.attention_post_norm is not None:
                 attended = operators.rms_norm(attended, layer.attention_post_norm, epsilon)
             normed = operators.add_rms_norm(residual, attended, layer.inner_norm, epsilon)
@@ -78,21 +86,14 @@ class Decoder:
         cap = self.config.final_cap
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
-    def _attend(
-        self,
-        layer: DecoderLayer,
-        normed: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        layout: StepLayout,
-    ) -> torch.Tensor:
+    def _attend(self, layer: DecoderLayer, normed: torch.Tensor, cache: LayerCache, layout: StepLayout) -> torch.Tensor:
         projected = layer.query_key_value(normed)
         if layer.query_norm is not None and layer.key_norm is not None:
             projected = self._norm_heads(projected, layer.query_norm, layer.key_norm)
         queries = self._operators.rotate_and_store(
-            projected, self._rope_tables[layer.rope], keys, values, layout, self.config.num_query_heads
+            projected, self._rope_tables[layer.rope], cache.keys, cache.values, layout, self.config.num_query_heads
         )
-        return self._attention.attend(queries, keys, values, layout, layer.rule)
+        return self._attention.attend(queries, cache.keys, cache.values, layout, layer.rule)
 
     def _norm_heads(self, projected: torch.Tensor, query_norm: torch.Tensor, key_norm: torch.Tensor) -> torch.Tensor:
         """RMS norm over every head of queries and keys (Qwen 3, Gemma 3)."""
@@ -109,7 +110,3 @@ class Decoder:
             ],
             dim=1,
         )
-
-
-def _per_layer(cache: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(pair[0], pair[1]) for pair in cache.unbind(0)]

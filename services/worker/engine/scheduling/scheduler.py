@@ -135,8 +135,7 @@ class Scheduler:
             num_computed_tokens = item.start + item.num_tokens
             self._share.charge(item.sequence.tenant, item.num_tokens)
             for sequence in {id(s): s for s in (item.sequence, *item.samplers)}.values():
-                sequence.num_computed_tokens = num_computed_tokens
-                self.cache.register_computed(sequence)
+                self.cache.advance(sequence, num_computed_tokens)
         for token in sampled:
             token.sequence.token_ids.append(token.token_id)
 
@@ -166,8 +165,8 @@ class Scheduler:
         leaving = giving_way or []
         staying = self.running[: len(self.running) - len(leaving)]
         prefix = self.cache.find_prefix(sequence)
-        own_blocks = self.cache.blocks_for(sequence.num_tokens) - len(prefix)
-        promised_blocks = sum(self.cache.missing_blocks(one, one.num_tokens) for one in staying)
+        own_blocks = self.cache.blocks_to_come(sequence, prefix)
+        promised_blocks = sum(self.cache.blocks_to_come(one) for one in staying)
         watermark = self._watermark_blocks if staying else 0
         free_blocks = self.cache.count_free(without=leaving, keep=prefix)
         return len(staying) < self._max_running_sequences and own_blocks + promised_blocks + watermark <= free_blocks
@@ -285,7 +284,7 @@ class Scheduler:
         assert all(sequence.state is SequenceState.RUNNING for sequence in self.running)
         assert self.running == sorted(self.running, key=lambda one: one.order_key), "running is out of order"
         assert all(sequence.state is SequenceState.WAITING for sequence in self.waiting)
-        assert not any(sequence.block_ids for sequence in self.waiting), "a waiting sequence holds blocks"
+        assert not any(sequence.block_tables for sequence in self.waiting), "a waiting sequence holds blocks"
         assert len(self.running) <= self._max_running_sequences
         assert self._num_following == sum(len(leader.followers) for leader in self._leaders())
         known = [*self.running, *self.waiting, *(follower for one in self._leaders() for follower in one.followers)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.engine import Engine
@@ -34,8 +35,13 @@ def submissions() -> Iterator[Submit]:
 
 
 @pytest.fixture(scope="module", params=CASES)
-def checkpoint(request: pytest.FixtureRequest, random_model: SaveModel) -> Path:
-    return random_model(request.param)[0]
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(case: str, random_model: SaveModel) -> Path:
+    return random_model(case)[0]
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +75,9 @@ def test_with_a_prefix_hit(checkpoint: Path, alone: Tokens, backend: str) -> Non
     assert sum(timing.cached_prompt_tokens for timing in told.timings.values()) > 0
 
 
-def test_preempted_for_want_of_blocks(checkpoint: Path, alone: Tokens) -> None:
-    told = drive(load(checkpoint, num_kv_blocks=10), *submissions())
+def test_preempted_for_want_of_blocks(checkpoint: Path, case: str, alone: Tokens) -> None:
+    """A block of gemma3 holds one of its four layers, the others' hold all."""
+    told = drive(load(checkpoint, num_kv_blocks=30 if case == "gemma3" else 10), *submissions())
     assert told.tokens == alone
     assert told.statistics[-1].num_preemptions_total > 0
 
@@ -90,3 +97,33 @@ def test_after_the_cancel_of_every_second_neighbour(checkpoint: Path, alone: Tok
         found = told.tokens[request_id, choice]
         assert found == (tokens[: len(found)] if request_id in cancelled else tokens)
     assert all(len(told.tokens[request_id, 0]) < MAX_TOKENS for request_id in cancelled)
+
+
+LONG = [random_prompt(length, seed=length) for length in (150, 97, 203)]
+"""Seven to eleven windows of the families that slide."""
+
+
+@pytest.mark.parametrize("backend", ["reference", "gather", "native"])
+@pytest.mark.parametrize("sliding", ["mistral", "gemma3", "qwen3, sliding"])
+def test_contexts_of_many_windows_in_few_blocks_equal_transformers(
+    random_model: SaveModel, backend: str, sliding: str
+) -> None:
+    """Blocks are given back and taken by others all the time; with prefix hits, preemption and `n` besides."""
+    directory, model = random_model(sliding)
+    expected = {}
+    for number, prompt in enumerate(LONG):
+        output = model.generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False, eos_token_id=None)
+        expected[f"long {number}"] = output[0, len(prompt) :].tolist()
+    submissions = [make_submit(f"long {number}", prompt, n=2, max_tokens=60) for number, prompt in enumerate(LONG)]
+    num_blocks = {"mistral": 12, "gemma3": 50, "qwen3, sliding": 28}[sliding]
+    engine = load(
+        directory, attention_backend=backend, num_kv_blocks=num_blocks, max_tokens_per_step=48, max_running_sequences=8
+    )
+    if sliding == "mistral":
+        assert engine.ready.max_model_tokens == 512, "of 192 cells"
+    told = drive(engine, *submissions)
+    again = drive(engine, *submissions)
+    for (request_id, _), tokens in [*told.tokens.items(), *again.tokens.items()]:
+        assert tokens == expected[request_id]
+    assert told.statistics[-1].num_preemptions_total > 0
+    assert sum(timing.cached_prompt_tokens for timing in again.timings.values()) > 0

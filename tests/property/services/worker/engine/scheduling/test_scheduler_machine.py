@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from services.worker.engine.batch import SampledToken, ScheduledBatch
 from services.worker.engine.config import SchedulingPolicy
+from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
 from services.worker.engine.kv_cache.paged_cache import PagedCache
 from services.worker.engine.scheduling.scheduler import Scheduler
 from services.worker.engine.sequence import RequestProgress, Sequence, SequenceState
@@ -26,10 +27,11 @@ VOCABULARY = 3
 
 
 class SimulatedMemory:
-    """What lies in every cell of every block: a hash of the tenant and all tokens up to there."""
+    """What lies in every cell of every block: a hash of the tenant, all tokens up to there, and the group of layers."""
 
-    def __init__(self, block_size: int) -> None:
-        self._block_size = block_size
+    def __init__(self, geometry: CacheGeometry) -> None:
+        self._block_size = geometry.block_size_tokens
+        self._windows = geometry.windows
         self._cells: dict[tuple[int, int], int] = {}
         self._contents: dict[Sequence, list[int]] = {}
 
@@ -41,16 +43,22 @@ class SimulatedMemory:
                 self._cells[destination, offset] = before.get((source, offset), 0)
         for item in batch.items:
             contents = self._content(item.sequence, item.start + item.num_tokens)
-            for position in range(item.start, item.start + item.num_tokens):
-                self._cells[self._place(item.sequence, position)] = contents[position]
+            for group in range(len(self._windows)):
+                for position in range(item.start, item.start + item.num_tokens):
+                    self._cells[self._place(item.sequence, group, position)] = contents[position] + group
         for item in batch.items:
-            num_tokens = item.start + item.num_tokens
-            found = [self._cells.get(self._place(item.sequence, position)) for position in range(num_tokens)]
-            assert found == self._content(item.sequence, num_tokens), "somebody wrote into a shared block"
+            contents = self._content(item.sequence, item.start + item.num_tokens)
+            for group, window in enumerate(self._windows):
+                oldest = 0 if window is None else max(0, item.start - window + 1)
+                for position in range(oldest, item.start + item.num_tokens):
+                    found = self._cells.get(self._place(item.sequence, group, position))
+                    assert found == contents[position] + group, "somebody wrote into a shared block, or it was lost"
 
-    def _place(self, sequence: Sequence, position: int) -> tuple[int, int]:
+    def _place(self, sequence: Sequence, group: int, position: int) -> tuple[int, int]:
         index, offset = divmod(position, self._block_size)
-        return sequence.block_ids[index], offset
+        table = sequence.block_tables[group]
+        assert index >= table.first, "a block that is still seen was given back"
+        return table.block_ids[index - table.first], offset
 
     def _content(self, sequence: Sequence, num_tokens: int) -> list[int]:
         contents = self._contents.setdefault(sequence, [])
@@ -77,6 +85,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         spare_budget=st.integers(0, 20),
         policy=st.sampled_from([*SchedulingPolicy]),
         enable_prefix_cache=st.booleans(),
+        windows=st.sampled_from([(None,), (None,), (7,), (1,), (None, 5), (None, 9, 9), (3, None), (4, 11)]),
     )
     def build(
         self,
@@ -86,20 +95,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         spare_budget: int,
         policy: SchedulingPolicy,
         enable_prefix_cache: bool,
+        windows: tuple[int | None, ...],
     ) -> None:
-        self.capacity = num_blocks * block_size
         self.budget = num_places + spare_budget
         self.policy = policy
-        self.cache = PagedCache(
-            num_blocks=num_blocks, block_size_tokens=block_size, enable_prefix_cache=enable_prefix_cache
-        )
+        geometry = CacheGeometry(block_size_tokens=block_size, max_step_tokens=self.budget, windows=windows)
+        self.capacity = geometry.longest_sequence(num_blocks, limit_tokens=60)
+        assert self.capacity > 0
+        self.cache = PagedCache(geometry, num_blocks=num_blocks, enable_prefix_cache=enable_prefix_cache)
         self.scheduler = Scheduler(
             self.cache,
             max_tokens_per_step=self.budget,
             max_running_sequences=num_places,
             policy=policy,
         )
-        self.memory = SimulatedMemory(block_size)
+        self.memory = SimulatedMemory(geometry)
         self.alive: list[Sequence] = []
 
     @rule(
@@ -120,7 +130,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_output_tokens: int,
     ) -> None:
         """Fresh, or resumed with output that it already has; what the engine's door lets in."""
-        prompt = prompt[: self.capacity - 1]
+        prompt = prompt[: max(self.capacity - 1, 1)]
         num_output_tokens = min(num_output_tokens, len(prompt) - 1)
         num_prompt_tokens = len(prompt) - num_output_tokens
         limit = max(min(num_output_tokens + max_output_tokens, self.capacity - num_prompt_tokens), 1)
@@ -155,7 +165,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.cancel(sequence)
         self.scheduler.cancel(sequence)
         self.alive.remove(sequence)
-        assert not sequence.block_ids
+        assert not sequence.block_tables
 
     @precondition(lambda self: getattr(self, "alive", None))
     @rule(num_steps=st.integers(1, 8))

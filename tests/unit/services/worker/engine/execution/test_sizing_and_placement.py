@@ -10,6 +10,8 @@ from services.worker.engine.checkpoints.model_config import DecoderConfig, parse
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.execution.cache_sizing import bytes_per_block, count_blocks
 from services.worker.engine.execution.placement import choose_device, choose_dtype
+from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
+from services.worker.engine.kv_cache.layer_groups import group_layers
 
 CPU = torch.device("cpu")
 
@@ -28,13 +30,24 @@ def decoder() -> DecoderConfig:
     return parse_model_config(raw, source=Path("config.json"))
 
 
-def count(decoder: DecoderConfig, **changes: Any) -> int:
+def count(decoder: DecoderConfig, windows: tuple[int | None, ...] = (None,), **changes: Any) -> int:
     config = EngineConfig(model=Path("model"), **{"max_running_sequences": 4, **changes})
-    return count_blocks(config, decoder, max_model_tokens=100, dtype=torch.bfloat16, device=CPU)
+    geometry = CacheGeometry(block_size_tokens=16, max_step_tokens=32, windows=windows)
+    groups = group_layers([None] * 3, max_model_tokens=100)
+    block_bytes = bytes_per_block(decoder, groups, block_size_tokens=16, dtype=torch.bfloat16)
+    return count_blocks(config, geometry, block_bytes=block_bytes, max_model_tokens=100, device=CPU)
 
 
 def test_a_block_holds_keys_and_values_of_all_layers(decoder: DecoderConfig) -> None:
-    assert bytes_per_block(decoder, block_size_tokens=16, dtype=torch.bfloat16) == 2 * 3 * 2 * 16 * 2 * 16
+    groups = group_layers([None] * 3, max_model_tokens=100)
+    found = bytes_per_block(decoder, groups, block_size_tokens=16, dtype=torch.bfloat16)
+    assert found == 2 * 3 * 2 * 16 * 2 * 16
+
+
+def test_layers_in_two_groups_make_smaller_blocks(decoder: DecoderConfig) -> None:
+    groups = group_layers([None, 8, 8, None], max_model_tokens=100)
+    found = bytes_per_block(decoder, groups, block_size_tokens=16, dtype=torch.bfloat16)
+    assert found == 2 * 2 * 2 * 16 * 2 * 16
 
 
 def test_bytes_become_blocks_and_a_number_of_blocks_is_taken_as_it_is(decoder: DecoderConfig) -> None:
@@ -45,11 +58,16 @@ def test_bytes_become_blocks_and_a_number_of_blocks_is_taken_as_it_is(decoder: D
 def test_no_more_is_taken_than_all_running_sequences_can_use(decoder: DecoderConfig) -> None:
     assert count(decoder, kv_cache_bytes=1 << 40) == 7 * 4
     assert 1 <= count(decoder) <= 7 * 4
+    assert count(decoder, (None, 8), kv_cache_bytes=1 << 40) == (7 + 4) * 4, "a window of 8 beside a step of 32"
 
 
 def test_too_little_memory_is_named(decoder: DecoderConfig) -> None:
-    with pytest.raises(ValueError, match="less than one block"):
+    with pytest.raises(ValueError, match="less than the 1 blocks"):
         count(decoder, kv_cache_bytes=100)
+    with pytest.raises(ValueError, match="less than the 2 blocks"):
+        count(decoder, (None, 8), kv_cache_bytes=6144)
+    with pytest.raises(ValueError, match="num_kv_blocks 1 is less than the 2"):
+        count(decoder, (None, 8), num_kv_blocks=1)
 
 
 @pytest.mark.parametrize(

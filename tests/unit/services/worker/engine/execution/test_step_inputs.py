@@ -1,17 +1,18 @@
-"""A batch becomes tensors: single tokens first, every token at its place in the cache."""
+"""A batch becomes tensors: single tokens first, every token at its place in the cache of each group of layers."""
 
 import torch
 
 from services.worker.engine.batch import ScheduledBatch, ScheduledSequence
 from services.worker.engine.execution.step_inputs import prepare_inputs
+from services.worker.engine.sequence import BlockTable
 from tests.engine_driver import make_sequence
 
 
 def test_single_tokens_come_first_and_samplers_point_at_last_tokens() -> None:
     chunk = make_sequence([10, 11, 12, 13, 14, 15])
-    chunk.block_ids = [7, 2]
+    chunk.block_tables = [BlockTable(block_ids=[7, 2]), BlockTable(block_ids=[1, 4])]
     single, follower = make_sequence([20, 21, 22, 23, 24]), make_sequence([20])
-    single.block_ids = [3, 5]
+    single.block_tables = [BlockTable(block_ids=[3, 5]), BlockTable(first=1, block_ids=[6])]
     batch = ScheduledBatch(
         items=[
             ScheduledSequence(sequence=chunk, start=2, num_tokens=3, samplers=(), is_decode=False),
@@ -19,7 +20,7 @@ def test_single_tokens_come_first_and_samplers_point_at_last_tokens() -> None:
         ]
     )
     inputs = prepare_inputs(batch, block_size_tokens=4, device=torch.device("cpu"))
-    layout = inputs.layout
+    layout, sliding = inputs.layouts
     assert inputs.token_ids.tolist() == [24, 12, 13, 14]
     assert layout.positions.tolist() == [4, 2, 3, 4]
     assert layout.slots.tolist() == [5 * 4, 7 * 4 + 2, 7 * 4 + 3, 2 * 4]
@@ -27,5 +28,8 @@ def test_single_tokens_come_first_and_samplers_point_at_last_tokens() -> None:
     assert layout.context_lengths.tolist() == layout.context_length_list == [5, 5]
     assert layout.query_starts.tolist() == layout.query_start_list == [0, 1, 4]
     assert layout.num_single == 1
+    assert sliding.slots.tolist() == [6 * 4, 1 * 4 + 2, 1 * 4 + 3, 4 * 4]
+    assert sliding.block_tables.tolist() == [[0, 6], [1, 4]], "the block that was given back has no place"
+    assert sliding.context_lengths is layout.context_lengths
     assert inputs.sampled_rows == [0, 0]
     assert inputs.samplers == [single, follower]

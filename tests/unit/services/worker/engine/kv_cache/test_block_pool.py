@@ -65,10 +65,21 @@ def test_a_forgotten_block_is_not_found_and_is_empty_once_released() -> None:
     pool = BlockPool(1)
     block = pool.allocate()
     pool.register(block, b"name")
-    pool.forget(block)
+    pool.forget(b"name")
     assert pool.find(b"name") is None
     pool.release(block)
     assert pool.num_cached == 0
+    pool.check_integrity({})
+
+
+def test_a_forgotten_block_that_was_only_cached_is_empty_at_once() -> None:
+    pool = BlockPool(1)
+    block = pool.allocate()
+    pool.register(block, b"name")
+    pool.release(block)
+    pool.forget(b"name")
+    pool.forget(b"never known")
+    assert (pool.num_cached, pool.num_free, pool.find(b"name")) == (0, 1, None)
     pool.check_integrity({})
 
 

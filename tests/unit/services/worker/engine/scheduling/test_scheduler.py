@@ -4,6 +4,7 @@ import pytest
 
 from services.worker.engine.batch import SampledToken, ScheduledBatch
 from services.worker.engine.config import SchedulingPolicy
+from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
 from services.worker.engine.kv_cache.paged_cache import PagedCache
 from services.worker.engine.scheduling.scheduler import Scheduler
 from services.worker.engine.sequence import Sequence, SequenceState
@@ -16,8 +17,10 @@ def make_scheduler(
     budget: int = 16,
     places: int = 8,
     policy: SchedulingPolicy = SchedulingPolicy.CONTINUOUS,
+    windows: tuple[int | None, ...] = (None,),
 ) -> Scheduler:
-    cache = PagedCache(num_blocks=num_blocks, block_size_tokens=4, enable_prefix_cache=True)
+    geometry = CacheGeometry(block_size_tokens=4, max_step_tokens=budget, windows=windows)
+    cache = PagedCache(geometry, num_blocks=num_blocks, enable_prefix_cache=True)
     return Scheduler(cache, max_tokens_per_step=budget, max_running_sequences=places, policy=policy)
 
 
@@ -73,7 +76,7 @@ def test_without_blocks_the_last_in_order_is_preempted_and_comes_back() -> None:
     assert batch.preempted == [last]
     assert sizes(batch) == {id(first): 1}
     assert last.state is SequenceState.WAITING
-    assert last.block_ids == []
+    assert last.block_tables == []
     assert last.request.num_preemptions == scheduler.num_preemptions == 1
     scheduler.cancel(first)
     step(scheduler)
@@ -215,3 +218,27 @@ def test_of_two_tenants_the_one_with_two_requests_is_not_shut_out_by_the_one_wit
         served.append(sampler.tenant)
         scheduler.finish(sampler)
     assert served == ["greedy", "modest", "greedy", "modest", "greedy", "greedy", "greedy"]
+
+
+def test_a_sequence_longer_than_the_whole_cache_runs_where_every_layer_slides() -> None:
+    scheduler = make_scheduler(num_blocks=7, budget=8, windows=(10,))
+    long = make_sequence(prompt(0, 90), max_output_tokens=30)
+    scheduler.add(long)
+    while scheduler.has_work:
+        step(scheduler)
+        if long.finish_reason() is not None:
+            scheduler.finish(long)
+    assert (long.num_tokens, scheduler.num_preemptions) == (120, 0)
+
+
+def test_sliding_layers_leave_blocks_for_more_sequences() -> None:
+    """Thirteen blocks of four tokens: one sequence of 28 with a second's prompt waiting, or all four in windows."""
+    places = {}
+    for windows in ((None,), (4,)):
+        scheduler = make_scheduler(num_blocks=13, budget=4, places=4, windows=windows)
+        for start in range(4):
+            scheduler.add(make_sequence(prompt(100 * start, 20), max_output_tokens=40))
+        for _ in range(30):
+            step(scheduler)
+        places[windows] = len(scheduler.running)
+    assert places == {(None,): 1, (4,): 4}
