@@ -19,10 +19,12 @@ _NUM_SAMPLES = 64
 _DIGEST_BYTES = 16
 
 
-def take_fingerprint(config: DecoderConfig, files: Iterable[Path]) -> str:
-    """32 hexadecimal digits. File names do not count, their order does."""
+def take_fingerprint(config: DecoderConfig, files: Iterable[Path], quantization: object = None) -> str:
+    """32 hexadecimal digits. File names do not count, their order does. `quantization`: what the file says of it."""
     hasher = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     hasher.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    if quantization is not None:
+        hasher.update(json.dumps(quantization, sort_keys=True, default=str).encode())
     for file in files:
         size_bytes = file.stat().st_size
         hasher.update(size_bytes.to_bytes(8, "big"))

@@ -28,7 +28,6 @@ _SILU = ("silu", "swish")
 _GELU = ("gelu_pytorch_tanh",)
 
 FEATURE_FIELDS: dict[str, tuple[object, ...]] = {
-    "quantization_config": (None,),
     "partial_rotary_factor": (None, 1, 1.0),
     "attn_logit_softcapping": (None,),
     "final_logit_softcapping": (None,),

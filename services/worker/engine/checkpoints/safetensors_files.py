@@ -4,6 +4,7 @@ The header is parsed here, before the library maps the file, so that every compl
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,13 +22,18 @@ _INDEX_FILE = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _LENGTH_BYTES = 8
 _LARGEST_HEADER_BYTES = 100_000_000
-_BYTES_PER_VALUE = {"F32": 4, "F16": 2, "BF16": 2}
+_PLAIN_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_PACKED_BYTES = {"I8": 1, "U8": 1, "F8_E4M3": 1, "I32": 4, "I64": 8}
+_BYTES_PER_VALUE = {**_PLAIN_BYTES, **_PACKED_BYTES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTensor:
+    """`dtype` is the format's own word: F32, BF16, I8 ..."""
+
     file: Path
     shape: Shape
+    dtype: str
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -57,17 +63,19 @@ def _sharded_files(directory: Path) -> list[Path]:
     return sorted(files)
 
 
-def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
+def read_headers(files: list[Path], *, allow_packed: bool = False) -> dict[str, StoredTensor]:
+    """`allow_packed`: integers and 8-bit floats too, what quantized weights are stored as."""
+    dtypes = _BYTES_PER_VALUE if allow_packed else _PLAIN_BYTES
     tensors: dict[str, StoredTensor] = {}
     for file in files:
-        for name, stored in _read_header(file).items():
+        for name, stored in _read_header(file, dtypes).items():
             if name in tensors:
                 raise CheckpointError(file, f"is in {tensors[name].file.name} as well", subject=name)
             tensors[name] = stored
     return tensors
 
 
-def _read_header(file: Path) -> dict[str, StoredTensor]:
+def _read_header(file: Path, dtypes: Mapping[str, int]) -> dict[str, StoredTensor]:
     size_bytes = file.stat().st_size
     with file.open("rb") as stream:
         header_bytes = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
@@ -82,10 +90,10 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
     if not isinstance(header, dict):
         raise CheckpointError(file, "its header is not a JSON object")
     header.pop("__metadata__", None)
-    return {name: _read_entry(file, name, entry, data_bytes) for name, entry in header.items()}
+    return {name: _read_entry(file, name, entry, data_bytes, dtypes) for name, entry in header.items()}
 
 
-def _read_entry(file: Path, name: str, entry: Any, data_bytes: int) -> StoredTensor:
+def _read_entry(file: Path, name: str, entry: Any, data_bytes: int, dtypes: Mapping[str, int]) -> StoredTensor:
     try:
         dtype, shape = entry["dtype"], tuple(int(size) for size in entry["shape"])
         begin, end = (int(offset) for offset in entry["data_offsets"])
@@ -93,20 +101,20 @@ def _read_entry(file: Path, name: str, entry: Any, data_bytes: int) -> StoredTen
             raise ValueError(f"a negative size in {shape}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(file, f"its header entry is damaged: {error!r}", subject=name) from error
-    if not isinstance(dtype, str) or (dtype not in _BYTES_PER_VALUE and not name.endswith("rotary_emb.inv_freq")):
+    if not isinstance(dtype, str) or (dtype not in dtypes and not name.endswith("rotary_emb.inv_freq")):
         raise CheckpointError(file, f"dtype {dtype} is not supported", subject=name)
     if end > data_bytes:
         raise CheckpointError(file, f"truncated: the tensor ends at {end} of {data_bytes} bytes", subject=name)
-    if not 0 <= begin <= end or end - begin != prod(shape) * _BYTES_PER_VALUE.get(dtype, 0):
+    if not 0 <= begin <= end or end - begin != prod(shape) * dtypes.get(dtype, 0):
         raise CheckpointError(file, f"{end - begin} bytes cannot hold {shape} of {dtype}", subject=name)
-    return StoredTensor(file=file, shape=shape)
+    return StoredTensor(file=file, shape=shape, dtype=dtype)
 
 
 class SafetensorsReader:
     """Tensors by name. Files are mapped at first use and stay mapped while the reader lives."""
 
-    def __init__(self, files: list[Path]) -> None:
-        self.stored = read_headers(files)
+    def __init__(self, files: list[Path], *, allow_packed: bool = False) -> None:
+        self.stored = read_headers(files, allow_packed=allow_packed)
         self._open: dict[Path, Any] = {}
 
     def read(self, name: str) -> torch.Tensor:

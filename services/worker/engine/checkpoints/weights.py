@@ -11,7 +11,9 @@ import torch
 
 from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
 from services.worker.engine.checkpoints.fingerprint import take_fingerprint
-from services.worker.engine.checkpoints.model_config import DecoderConfig, read_model_config
+from services.worker.engine.checkpoints.model_config import CONFIG_FILE, DecoderConfig, read_json, read_model_config
+from services.worker.engine.checkpoints.quantization_config import FIELD, read_weight_layout
+from services.worker.engine.checkpoints.quantized_modules import QuantizedModules
 from services.worker.engine.checkpoints.safetensors_files import SafetensorsReader, weight_files
 from services.worker.engine.checkpoints.tensor_shapes import check_shapes, expected_shapes
 from services.worker.engine.quantization.quantized_tensor import QuantizedTensor
@@ -31,7 +33,7 @@ class Checkpoint(Protocol):
         """Sorted: what the decoder consists of. A tied head is not among them, whether or not it is stored."""
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """On the CPU, in `dtype` or as stored (quantized GGUF types: float32). May read from disk.
+        """On the CPU, in `dtype` or as stored (quantized: float32). May read from disk.
 
         The tensor may be a view of the file: never write into it. Raises CheckpointError when there is none.
         """
@@ -41,29 +43,36 @@ class Checkpoint(Protocol):
 
 
 class DirectoryCheckpoint:
-    """A Hugging Face directory: config.json and safetensors."""
+    """A Hugging Face directory: config.json and safetensors, weights plain or in a layout that config.json names."""
 
     def __init__(self, directory: Path) -> None:
+        file = directory / CONFIG_FILE
+        raw = read_json(file)
         self.config = read_model_config(directory)
+        layout = read_weight_layout(raw, source=file)
         self._directory = directory
         files = weight_files(directory)
-        self._reader = SafetensorsReader(files)
-        found = {name: (stored.file, stored.shape) for name, stored in self._reader.stored.items()}
-        check_shapes(found, self.config, directory)
-        self._names = expected_shapes(self.config).keys()
-        self.fingerprint = take_fingerprint(self.config, files)
+        self._reader = SafetensorsReader(files, allow_packed=layout is not None)
+        self._names = expected_shapes(self.config)
+        self._quantized = QuantizedModules(layout, self._reader, self._names, directory)
+        found = {name: (stored.file, stored.shape) for name, stored in self._quantized.plain_tensors().items()}
+        check_shapes(found | self._quantized.logical_tensors(), self.config, directory)
+        self.fingerprint = take_fingerprint(self.config, files, raw.get(FIELD))
 
     def tensor_names(self) -> list[str]:
         return sorted(self._names)
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        if name not in self._names:
-            raise CheckpointError(self._directory, "the checkpoint has no such tensor", subject=name)
+        quantized = self.quantized(name)
+        if quantized is not None:
+            return quantized.dequantize(torch.float32 if dtype is None else dtype)
         tensor = self._reader.read(name)
         return tensor if dtype is None else tensor.to(dtype)
 
     def quantized(self, name: str) -> QuantizedTensor | None:
-        return None
+        if name not in self._names:
+            raise CheckpointError(self._directory, "the checkpoint has no such tensor", subject=name)
+        return self._quantized.read(name)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -118,7 +118,6 @@ def test_what_an_architecture_implies_is_made_explicit(
         ("tie_word_embeddings", "yes"),
         ("attention_bias", 1),
         ("torch_dtype", "float8_e4m3fn"),
-        ("quantization_config", {"quant_method": "gptq"}),
         ("partial_rotary_factor", 0.5),
         ("sliding_window", 64),
         ("layer_types", ["full_attention", "sliding_attention"]),
