@@ -19,6 +19,7 @@ from shared.resilience.garbage_collection import calm_garbage_collector
 from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
 from shared.settings.service_settings import UnknownSetting, reject_unknown_variables
+from shared.settings.slo import SloSettings
 from shared.settings.telemetry import TelemetrySettings
 from shared.telemetry.setup import setup_telemetry
 
@@ -43,10 +44,14 @@ class DrainingServer(uvicorn.Server):
 
 
 async def run(
-    settings: GatewaySettings, kafka: KafkaSettings, redis: RedisSettings, telemetry: TelemetrySettings
+    settings: GatewaySettings,
+    kafka: KafkaSettings,
+    redis: RedisSettings,
+    telemetry: TelemetrySettings,
+    slo: SloSettings,
 ) -> int:
     async with setup_telemetry(telemetry, "gateway", settings.name):
-        application = build_gateway(settings, kafka=kafka, redis=redis)
+        application = build_gateway(settings, kafka=kafka, redis=redis, slo=slo)
         server = DrainingServer(
             uvicorn.Config(
                 application,
@@ -84,15 +89,17 @@ async def _drain(server: DrainingServer, application: FastAPI, drain_seconds: fl
 
 def main() -> int:
     try:
-        reject_unknown_variables(os.environ, GatewaySettings, KafkaSettings, RedisSettings, TelemetrySettings)
+        reject_unknown_variables(
+            os.environ, GatewaySettings, KafkaSettings, RedisSettings, TelemetrySettings, SloSettings
+        )
         settings, kafka, redis = GatewaySettings(), KafkaSettings(), RedisSettings()
-        telemetry = TelemetrySettings()
+        telemetry, slo = TelemetrySettings(), SloSettings()
     except (UnknownSetting, ValidationError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     setproctitle.setproctitle(f"penstock services.gateway {settings.port}")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run(settings, kafka, redis, telemetry))
+        return runner.run(run(settings, kafka, redis, telemetry, slo))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from services.gateway.abandonment import Abandonments
-from services.gateway.admission import Admission
+from services.gateway.admission import Admission, AdmissionRules
 from services.gateway.authentication import Authenticator, parse_api_keys
+from services.gateway.capacity_model import CapacityModel
 from services.gateway.error_responses import error_response, routing_error_response
 from services.gateway.fleet_directory import FleetDirectory
 from services.gateway.following import Followings
@@ -35,6 +36,7 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.stream_router import StreamRouter
 from services.gateway.stream_shapes import RequestLookup, StreamShapes
 from services.gateway.submission import Submissions
+from services.gateway.tenant_limits import Quota, TenantLimits, parse_tenant_limits, parse_tenant_weights
 from shared.contracts.errors import PlatformError
 from shared.contracts.fleet import Heartbeat
 from shared.contracts.requests import Coordinates, InferenceRequest
@@ -49,9 +51,11 @@ from shared.messaging.producer import RecordProducer
 from shared.openai.decoding import decode_value
 from shared.openai.envelope import read_envelope
 from shared.resilience.clock import Clock, SystemClock
+from shared.resilience.fair_shares import FairShares
 from shared.resilience.lifecycle import run_periodically, run_persistently
 from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
+from shared.settings.slo import SloSettings
 
 logger = structlog.get_logger(__name__)
 
@@ -76,14 +80,16 @@ def build_gateway(
     *,
     kafka: KafkaSettings,
     redis: RedisSettings,
+    slo: SloSettings | None = None,
     parts: Parts | None = None,
 ) -> FastAPI:
     given = parts or Parts()
+    objectives = slo or SloSettings()
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            gateway = await _assemble(stack, settings, kafka, redis, given)
+            gateway = await _assemble(stack, settings, kafka, redis, objectives, given)
             application.state.gateway = gateway
             async with _loops(gateway, kafka if given.hears_fleet else None):
                 logger.info("gateway ready to listen", channel=gateway.followings.channel)
@@ -107,7 +113,12 @@ def build_gateway(
 
 
 async def _assemble(
-    stack: AsyncExitStack, settings: GatewaySettings, kafka: KafkaSettings, redis: RedisSettings, given: Parts
+    stack: AsyncExitStack,
+    settings: GatewaySettings,
+    kafka: KafkaSettings,
+    redis: RedisSettings,
+    slo: SloSettings,
+    given: Parts,
 ) -> Gateway:
     """Entered in this order, left in the reverse one: streams first, then the fleet's ear, Kafka, Redis."""
     clock = given.clock or SystemClock()
@@ -130,8 +141,14 @@ async def _assemble(
         default_pool=settings.default_pool,
         monotonic=clock.monotonic,
     )
+    model = CapacityModel(clock=clock)
+
+    def observe(heartbeat: Heartbeat) -> None:
+        directory.observe(heartbeat)
+        model.observe(heartbeat)
+
     if given.hears_fleet:
-        await _hear_fleet(stack, directory, kafka, channel)
+        await _hear_fleet(stack, observe, kafka, channel)
     keys = None if settings.api_keys is None else settings.api_keys.get_secret_value()
     keyring = Keyring()
     authenticator = Authenticator(parse_api_keys(keys), default_tenant=settings.default_tenant, keyring=keyring)
@@ -150,6 +167,7 @@ async def _assemble(
         clock=clock,
         ledger=ledger,
         directory=directory,
+        observe=observe,
         authenticator=authenticator,
         keyring=keyring,
         submissions=Submissions(
@@ -157,7 +175,8 @@ async def _assemble(
             publisher=publisher,
             authenticator=authenticator,
             directory=directory,
-            admission=Admission(max_outstanding_requests=settings.max_outstanding_requests, monotonic=clock.monotonic),
+            admission=_admission(settings, slo, model, directory, clock),
+            limits=_limits(settings),
             followings=followings,
             shapes=shapes,
             clock=clock,
@@ -190,11 +209,37 @@ def _followings(settings: GatewaySettings, ledger: GatewayLedger, channel: str, 
     )
 
 
-async def _hear_fleet(stack: AsyncExitStack, directory: FleetDirectory, kafka: KafkaSettings, channel: str) -> None:
+def _limits(settings: GatewaySettings) -> TenantLimits:
+    default = Quota(requests=settings.tenant_requests_per_minute, tokens=settings.tenant_tokens_per_minute)
+    return TenantLimits(default, parse_tenant_limits(settings.tenant_limits))
+
+
+def _admission(
+    settings: GatewaySettings, slo: SloSettings, model: CapacityModel, directory: FleetDirectory, clock: Clock
+) -> Admission:
+    rules = AdmissionRules(
+        max_outstanding_requests=settings.max_outstanding_requests,
+        bulk_share=settings.bulk_share,
+        greedy_share=settings.greedy_share,
+        is_predictive=settings.admission,
+    )
+    return Admission(
+        rules,
+        objectives=slo,
+        model=model,
+        shares=FairShares(clock=clock, weights=parse_tenant_weights(settings.tenant_weights)),
+        ready_workers=directory.ready_workers,
+        clock=clock,
+    )
+
+
+async def _hear_fleet(
+    stack: AsyncExitStack, observe: Callable[[Heartbeat], None], kafka: KafkaSettings, channel: str
+) -> None:
     broker = control_broker(kafka, client_id=f"penstock-{channel}")
 
     async def hear(heartbeat: Heartbeat) -> None:
-        directory.observe(heartbeat)
+        observe(heartbeat)
 
     broker.on_heartbeat(hear)
     await stack.enter_async_context(broker)

@@ -71,7 +71,12 @@ class FleetDirectory:
         return [seen.heartbeat for seen in self._workers.values()]
 
     def ready_workers(self, pool: str) -> list[Heartbeat]:
-        return [worker for worker in self.live_workers() if worker.pool == pool and worker.state is WorkerState.READY]
+        """Those that take requests: who is quarantined holds its partitions and takes nothing."""
+        return [
+            worker
+            for worker in self.live_workers()
+            if worker.pool == pool and worker.state is WorkerState.READY and not worker.is_quarantined
+        ]
 
     def pool_of(self, model: str) -> str:
         """The pool to ask for `model`. Raises `NoWorkerReady` (come back) or `UnknownModel` (never here)."""

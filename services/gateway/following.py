@@ -13,8 +13,10 @@ from services.gateway.ports import GatewayLedger
 from services.gateway.stream_order import StreamOrder, StreamPosition
 from services.gateway.stream_reader import Progress, StreamReader
 from services.gateway.stream_router import StreamRouter, Subscription
-from shared.contracts.errors import DeadlineExceeded, TransientError
+from shared.contracts.errors import Blame, DeadlineExceeded, TransientError, error_classes
+from shared.contracts.events import Outcome, SealedOutcome
 from shared.contracts.identifiers import RequestId
+from shared.openai.outcomes import sealed_summary
 from shared.resilience.clock import Clock
 from shared.telemetry.metrics import OPEN_STREAMS
 
@@ -31,6 +33,17 @@ def stopping_note(request_id: str) -> GatewayStopping:
         "this gateway is stopping; the request goes on: resume it with Last-Event-ID at "
         f"/v1/requests/{request_id}/stream or read its result at /v1/requests/{request_id}"
     )
+
+
+def is_our_failure(sealed: SealedOutcome) -> bool:
+    """Whether the platform is to blame: callers' mistakes, cancellations and deadlines say nothing of a pool."""
+    if sealed.outcome is Outcome.DEAD_LETTERED:
+        return True
+    if sealed.outcome is not Outcome.FAILED:
+        return False
+    _, error = sealed_summary(sealed)
+    kind = None if error is None else error_classes().get(error.code)
+    return kind is None or kind.blame is Blame.PLATFORM
 
 
 class Following:
@@ -74,6 +87,8 @@ class Following:
         progress = await self._reader.next()
         if progress.terminal is not None:
             self._has_ended = True
+            if self._place is not None:
+                self._place.answered(is_our_failure=is_our_failure(progress.terminal))
             return progress
         if self._router.is_ending:
             raise stopping_note(self.request_id)

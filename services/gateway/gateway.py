@@ -1,5 +1,6 @@
 """The gateway's parts, wired, as the routes use them. Built by `application.py`; decides nothing itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from services.gateway.readiness import Readiness, Vitals
 from services.gateway.settings import GatewaySettings
 from services.gateway.stream_shapes import StreamShape, StreamShapes
 from services.gateway.submission import Submissions
+from shared.contracts.fleet import Heartbeat
 from shared.contracts.identifiers import RequestId
 from shared.openai.streaming import StreamRenderer
 from shared.resilience.clock import Clock
@@ -25,6 +27,8 @@ class Gateway:
     clock: Clock
     ledger: GatewayLedger
     directory: FleetDirectory
+    observe: Callable[[Heartbeat], None]
+    """Tells every part that wants to know of a worker's heartbeat."""
     authenticator: Authenticator
     keyring: Keyring
     submissions: Submissions

@@ -5,7 +5,7 @@ a 500 in OpenAI's shape. It knows no routes and no requests of the platform.
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -41,6 +41,8 @@ class Exchange:
     started_at: float
     status: int = 0
     error_code: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    """Sent with the response, whatever it becomes."""
 
 
 def exchange_of(scope: Scope) -> Exchange:
@@ -67,6 +69,7 @@ class HttpBoundary:
                 message["headers"] = [
                     *message.get("headers", ()),
                     (b"x-request-id", exchange.request_id.encode()),
+                    *((name.encode(), value.encode()) for name, value in exchange.headers.items()),
                 ]
             await send(message)
 

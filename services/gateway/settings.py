@@ -27,6 +27,28 @@ class GatewaySettings(ScopedSettings):
     max_outstanding_requests: int = Field(
         default=2_048, ge=1, description="Requests one gateway waits for at a time; beyond it: 503."
     )
+    admission: bool = Field(
+        default=True, description="Refuse early what would miss its objective; off: only the bounds above and below."
+    )
+    bulk_share: float = Field(default=0.5, gt=0, le=1, description="Share of the places that the bulk lane may take.")
+    greedy_share: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="Share of places and waiting time left to tenants that had more than a fair share.",
+    )
+    tenant_requests_per_minute: int | None = Field(
+        default=None, ge=1, description="Requests of each tenant at this gateway; beyond: 429. Unset: no limit."
+    )
+    tenant_tokens_per_minute: int | None = Field(
+        default=None, ge=1, description="Output tokens that each tenant may ask for; beyond: 429. Unset: no limit."
+    )
+    tenant_limits: str | None = Field(
+        default=None, description="`tenant=REQUESTS/TOKENS,...` a minute, in place of the two above."
+    )
+    tenant_weights: str | None = Field(
+        default=None, description="`tenant=WEIGHT,...`: fair shares under pressure; a tenant not named has weight 1."
+    )
     default_deadline_seconds: float = Field(
         default=600, gt=0, description="A request without a deadline of its own gets this one."
     )

@@ -1,4 +1,4 @@
-"""The order of work of a new request: parse, authenticate, find the pool, admit, register, publish.
+"""The order of work of a new request: parse, authenticate, find the pool, limit, admit, register, publish.
 
 Accepted means registered in the ledger *and* acknowledged by Kafka; until both, every failure is a refusal with a
 status. It knows no HTTP beyond what a caller's headers say (`Ask`) and does not wait for the answer.
@@ -9,12 +9,14 @@ nobody. With a key it is left waiting: the repeat that the caller will send publ
 """
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import structlog
 from opentelemetry.context import Context
 
-from services.gateway.admission import Admission, Place
+from services.gateway.admission import Admission, Place, Seeker
 from services.gateway.authentication import Authenticator
 from services.gateway.fleet_directory import FleetDirectory
 from services.gateway.following import Followings, GatewayStopping
@@ -22,12 +24,13 @@ from services.gateway.ports import GatewayLedger
 from services.gateway.request_publisher import Publication, RequestPublisher
 from services.gateway.stream_router import Subscription
 from services.gateway.stream_shapes import StreamShapes, shape_of
+from services.gateway.tenant_limits import TenantLimits
 from shared.contracts.errors import (
+    CapacityError,
     IdempotencyConflict,
     InvalidRequest,
     PlatformError,
     PoisonMessage,
-    QueueFull,
 )
 from shared.contracts.identifiers import RequestId, body_fingerprint, seed_from_request_id
 from shared.contracts.requests import InferenceRequest, Lane, RequestKind
@@ -43,6 +46,7 @@ KEPT = "kept"
 """A subscriber that nobody listens as and that never leaves: no disconnect cancels a request that has it."""
 
 _KEY_LIMIT_CHARACTERS = 255
+_UNKNOWN_TOKENS = 1_024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,9 @@ class Ask:
     priority: int
     is_kept: bool
     trace_context: Context
+    lane: Lane = Lane.INTERACTIVE
+    response_headers: dict[str, str] = field(default_factory=dict)
+    """Filled here, sent with whatever the answer is: what the tenant may still ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +89,7 @@ class Submissions:
         authenticator: Authenticator,
         directory: FleetDirectory,
         admission: Admission,
+        limits: TenantLimits,
         followings: Followings,
         shapes: StreamShapes,
         clock: Clock,
@@ -92,6 +100,7 @@ class Submissions:
         self._authenticator = authenticator
         self._directory = directory
         self._admission = admission
+        self._limits = limits
         self._followings = followings
         self._shapes = shapes
         self._clock = clock
@@ -102,15 +111,22 @@ class Submissions:
         """Raises the `PlatformError` that says why not."""
         request = _parse(ask)
         caller = self._authenticator.caller_of(ask.authorization)
+        tenant = caller.tenant
         if request.model is None:
             raise InvalidRequest("Missing required field: model.", param="model")
         caller.require_model(request.model)
         pool = self._directory.pool_of(request.model)
         if self.is_stopping:
             raise GatewayStopping("this gateway is stopping; ask another one")
-        place = self._enter()
+        deadline_ms = self._clock.now_ms() + self._default_deadline_ms if ask.deadline_ms is None else ask.deadline_ms
+        tokens = self._asked_tokens(request, pool)
+        with _counted(ask.lane):
+            ask.response_headers.update(self._limits.spend(tenant, tokens=tokens))
+            place = self._admission.enter(
+                Seeker(tenant=tenant, lane=ask.lane, pool=pool, tokens=tokens, deadline_ms=deadline_ms)
+            )
         try:
-            accepted = await self._accept(ask, request, caller.tenant, pool, place)
+            accepted = await self._accept(ask, request, tenant, pool, place, deadline_ms)
         except BaseException:
             place.give_back()
             raise
@@ -118,24 +134,24 @@ class Submissions:
             place.give_back()
         return accepted
 
-    def _enter(self) -> Place:
-        try:
-            place = self._admission.enter()
-        except QueueFull:
-            ADMISSION.labels(Lane.INTERACTIVE.value, QueueFull.code).inc()
-            raise
-        ADMISSION.labels(Lane.INTERACTIVE.value, "admitted").inc()
-        return place
+    def _asked_tokens(self, request: InferenceRequest, pool: str) -> int:
+        """Output tokens of all choices; without a limit of its own a request may go on to the context's end."""
+        limit = request.sampling.max_tokens
+        if limit is None:
+            workers = self._directory.ready_workers(pool)
+            limit = max((worker.max_model_tokens for worker in workers), default=_UNKNOWN_TOKENS)
+        return max(1, limit) * request.num_choices
 
-    async def _accept(self, ask: Ask, request: InferenceRequest, tenant: str, pool: str, place: Place) -> Accepted:
+    async def _accept(
+        self, ask: Ask, request: InferenceRequest, tenant: str, pool: str, place: Place, deadline_ms: int
+    ) -> Accepted:
         event_id = uuid.uuid4().hex if ask.idempotency_key is None else f"idem:{ask.idempotency_key}"
         request_id = gateway_request_id(tenant=tenant, event_id=event_id)
         now_ms = self._clock.now_ms()
-        deadline_ms = now_ms + self._default_deadline_ms if ask.deadline_ms is None else ask.deadline_ms
         registration = Registration(
             request_id=request_id,
             pool=pool,
-            lane=Lane.INTERACTIVE,
+            lane=ask.lane,
             tenant=tenant,
             deadline_ms=deadline_ms,
             fingerprint=body_fingerprint(ask.body),
@@ -146,7 +162,7 @@ class Submissions:
             event_id=event_id,
             tenant=tenant,
             pool=pool,
-            lane=Lane.INTERACTIVE,
+            lane=ask.lane,
             kind=ask.kind,
             body=ask.body,
             deadline_ms=deadline_ms,
@@ -194,6 +210,17 @@ class Submissions:
             await self._ledger.cancel(request_id, reason="it was never accepted", tenant=None)
         except PlatformError as error:
             logger.warning("a refused request could not be withdrawn", request_id=request_id, error=error.code)
+
+
+@contextmanager
+def _counted(lane: Lane) -> Iterator[None]:
+    """Count the decision, admitted or refused and why."""
+    try:
+        yield
+    except CapacityError as error:
+        ADMISSION.labels(lane.value, error.code).inc()
+        raise
+    ADMISSION.labels(lane.value, "admitted").inc()
 
 
 def _parse(ask: Ask) -> InferenceRequest:

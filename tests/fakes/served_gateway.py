@@ -140,7 +140,7 @@ async def served_gateway(
         gateway = application.state.gateway
         gateway.keyring.observe(TopicChange(records=(), is_complete=True))
         for beat in fleet:
-            gateway.directory.observe(beat)
+            gateway.observe(beat)
         yield ServedGateway(
             url=url,
             gateway=gateway,

@@ -6,7 +6,7 @@ from services.gateway.http_boundary import exchange_of
 from services.gateway.submission import Ask
 from shared.contracts import headers as names_of
 from shared.contracts.errors import BodyTooLarge, InvalidRequest, RequestCancelled
-from shared.contracts.requests import RequestKind
+from shared.contracts.requests import Lane, RequestKind
 from shared.openai.envelope import EARLIEST_DEADLINE_MS, PRIORITY_LIMIT
 
 _LATEST_DEADLINE_MS = 1 << 53
@@ -29,6 +29,8 @@ async def read_ask(request: Request, kind: RequestKind, *, body_limit_bytes: int
         priority=_whole_number(headers.get(names_of.PRIORITY), names_of.PRIORITY, -PRIORITY_LIMIT, PRIORITY_LIMIT) or 0,
         is_kept=_prefers_async(headers.get("prefer")),
         trace_context=exchange_of(request.scope).trace_context,
+        lane=_lane(headers.get(names_of.LANE)),
+        response_headers=exchange_of(request.scope).headers,
     )
 
 
@@ -60,6 +62,13 @@ def _whole_number(text: str | None, header: str, low: int, high: int) -> int | N
     if not (digits.isascii() and digits.isdecimal() and len(digits) < 20 and low <= int(text) <= high):
         raise InvalidRequest(f"Header {header} must be a whole number from {low} to {high}", param=header)
     return int(text)
+
+
+def _lane(text: str | None) -> Lane:
+    try:
+        return Lane.INTERACTIVE if text is None else Lane(text.strip().lower())
+    except ValueError:
+        raise InvalidRequest(f"Header {names_of.LANE} must be interactive or bulk", param=names_of.LANE) from None
 
 
 def _prefers_async(prefer: str | None) -> bool:

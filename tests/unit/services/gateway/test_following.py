@@ -3,13 +3,13 @@
 import pytest
 
 from services.gateway.abandonment import Abandonments
-from services.gateway.admission import Admission
 from services.gateway.following import Following, Followings, GatewayStopping
 from services.gateway.stream_router import StreamRouter
 from shared.contracts.errors import DeadlineExceeded
 from shared.contracts.identifiers import RequestId
 from shared.resilience.clock import ManualClock
 from tests.fakes.in_memory_ledger import InMemoryLedger
+from tests.unit.services.gateway.test_admission import Door
 
 ID = RequestId("b" * 32)
 
@@ -20,7 +20,8 @@ class Bench:
         self.router = StreamRouter(buffer_chunks=4, monotonic=self.clock.monotonic)
         self.ledger = InMemoryLedger()
         self.abandonments = Abandonments(self.ledger, channel="c", grace_seconds=5, monotonic=self.clock.monotonic)
-        self.admission = Admission(max_outstanding_requests=1, monotonic=self.clock.monotonic)
+        self.door = Door(max_outstanding_requests=1)
+        self.admission = self.door.admission
         self.followings = Followings(
             ledger=self.ledger,
             channel="c",
@@ -32,9 +33,7 @@ class Bench:
 
     def follow(self, deadline_ms: int | None = None) -> Following:
         subscription = self.followings.subscribe(ID, wants_chunks=True)
-        return self.followings.follow(
-            subscription, num_choices=1, deadline_ms=deadline_ms, place=self.admission.enter()
-        )
+        return self.followings.follow(subscription, num_choices=1, deadline_ms=deadline_ms, place=self.door.enter())
 
 
 @pytest.fixture
