@@ -1,4 +1,4 @@
-"""Writes the documents that follow from the code: `.env.example`, `docs/settings.md`, `docs/metrics.md`.
+"""Writes what follows from the code: `.env.example`, `docs/settings.md`, `docs/metrics.md`, Grafana's dashboards.
 
 `make docs` runs it; a test compares what is committed with what it would write. `docs/errors.md` is made by
 `docs/generate_errors.py`, which asks a running stack.
@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 import shared.telemetry.metrics  # noqa: F401  (declares the catalogue)
+from deploy.grafana.dashboards import dashboard_files
 from services.cli.settings import CommandSettings, UpSettings
 from services.gateway.settings import GatewaySettings
 from services.supervisor.settings import SupervisorSettings
@@ -96,6 +97,7 @@ def documents() -> dict[Path, str]:
         ROOT / ".env.example": env_example(),
         ROOT / "docs" / "settings.md": settings_document(),
         ROOT / "docs" / "metrics.md": render_metrics_document(CATALOGUE.values()),
+        **dashboard_files(),
     }
 
 
