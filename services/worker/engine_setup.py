@@ -5,14 +5,26 @@ from services.worker.engine_client import EngineClient, RestartPolicy, WatchdogL
 from services.worker.engine_process import EngineProcessConfig
 from services.worker.null_engine import NullEngineConfig
 from services.worker.settings import WorkerSettings
+from services.worker.tokens_only import TokensOnly
 from shared.tokenization.tokenizer import Tokenizer
+from shared.tokenization.tokenizer_error import TokenizerMissing
 
 _NULL_MODEL_TOKENS = 8_192
 
 
-def load_tokenizer(settings: WorkerSettings) -> Tokenizer:
-    """The checkpoint's; the null engine without a model gets one token per byte. Raises `TokenizerError`."""
-    return byte_tokenizer() if settings.model is None else Tokenizer.from_directory(settings.model)
+def load_tokenizer(settings: WorkerSettings) -> Tokenizer | TokensOnly:
+    """The checkpoint's, or none if it has none; the null engine without a model gets one token per byte.
+
+    Raises `TokenizerError`; `TokenizerMissing` where the null engine would have nothing to say.
+    """
+    if settings.model is None:
+        return byte_tokenizer()
+    try:
+        return Tokenizer.from_directory(settings.model)
+    except TokenizerMissing:
+        if settings.engine != "real":
+            raise
+        return TokensOnly.from_directory(settings.model)
 
 
 def served_model_name(settings: WorkerSettings) -> str:
@@ -21,9 +33,10 @@ def served_model_name(settings: WorkerSettings) -> str:
     return "null" if settings.model is None else settings.model.name
 
 
-def engine_process_config(settings: WorkerSettings, tokenizer: Tokenizer) -> EngineProcessConfig:
+def engine_process_config(settings: WorkerSettings, tokenizer: Tokenizer | TokensOnly) -> EngineProcessConfig:
     if settings.engine == "real":
         return EngineProcessConfig(real=settings.engine_config())
+    assert isinstance(tokenizer, Tokenizer), "the null engine speaks a tokenizer's ids"
     return EngineProcessConfig(
         null=NullEngineConfig(
             vocabulary=null_vocabulary(tokenizer),
@@ -35,7 +48,7 @@ def engine_process_config(settings: WorkerSettings, tokenizer: Tokenizer) -> Eng
     )
 
 
-def engine_client(settings: WorkerSettings, tokenizer: Tokenizer) -> EngineClient:
+def engine_client(settings: WorkerSettings, tokenizer: Tokenizer | TokensOnly) -> EngineClient:
     return EngineClient(
         engine_process_config(settings, tokenizer),
         restarts=RestartPolicy(max_restarts=settings.max_engine_restarts),

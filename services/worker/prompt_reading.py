@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.worker.tokens_only import TokensOnly, check_needs_no_text
 from services.worker.work import Work
 from shared.contracts.errors import InvalidRequest, PromptTooLong, UnknownModel
 from shared.contracts.requests import ChatMessage, InferenceRequest, Prompt, RequestKind
@@ -64,6 +65,8 @@ class PromptReader:
 
     def _check_request(self, request: InferenceRequest) -> None:
         limits = self._limits
+        if isinstance(self._tokenizer, TokensOnly):
+            check_needs_no_text(request)
         if request.model is not None and request.model not in limits.models:
             raise UnknownModel(f"The model `{request.model}` does not exist here.", param="model")
         if request.num_choices > limits.max_choices:

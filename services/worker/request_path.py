@@ -20,6 +20,7 @@ from services.worker.prompt_reading import EngineLimits, PromptReader
 from services.worker.record_reading import RecordReader
 from services.worker.running_request import TextTokenizer
 from services.worker.saturation import Saturation, TokenMarks
+from services.worker.tokens_only import TokensOnly, show_token
 from services.worker.work import RecordDelivery, Work
 from shared.contracts.events import SealedOutcome
 from shared.contracts.identifiers import Incarnation
@@ -27,7 +28,7 @@ from shared.contracts.topics import TopicNames
 from shared.messaging.dead_letter import DeadLetterLimit
 from shared.openai.tool_call_format import call_format_of
 from shared.resilience.clock import Clock
-from shared.tokenization.incremental_detokenizer import IncrementalDetokenizer
+from shared.tokenization.incremental_detokenizer import IncrementalDetokenizer, NoTextDetokenizer
 from shared.tokenization.tokenizer import Tokenizer
 
 _log = structlog.get_logger(__name__)
@@ -56,7 +57,7 @@ class PathPorts:
     valve: Valve
     spawner: Spawner
     clock: Clock
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | TokensOnly
     pass_on: PassOn
 
 
@@ -224,7 +225,14 @@ class RequestPath:
             self._valve.resume_intake()
 
 
-def _text_tokenizer(tokenizer: Tokenizer) -> TextTokenizer:
+def _text_tokenizer(tokenizer: Tokenizer | TokensOnly) -> TextTokenizer:
+    if isinstance(tokenizer, TokensOnly):
+        return TextTokenizer(
+            new_detokenizer=lambda stop, prompt: NoTextDetokenizer(),
+            token_text=show_token,
+            end_token_ids=frozenset(tokenizer.eos_token_ids),
+            decode=lambda token_ids: "",
+        )
     return TextTokenizer(
         new_detokenizer=lambda stop, prompt: IncrementalDetokenizer(tokenizer, stop, prompt),
         token_text=tokenizer.token_text,

@@ -1,7 +1,7 @@
 """What the output has to be, from the body's fields to the contract, and the limits it is held to. Pure."""
 
 import json
-from typing import Any
+from typing import Any, Protocol
 
 from shared.contracts.errors import InvalidRequest
 from shared.contracts.grammar import Grammar, GrammarKind
@@ -13,13 +13,41 @@ from shared.openai.output_schema import NamedTool, ResponseFormat, StructuredOut
 _RESPONSE_FORMAT, _STRUCTURED = "response_format", "structured_outputs"
 
 
-def read_grammar(response_format: ResponseFormat | None, structured: StructuredOutputs | None) -> Grammar | None:
-    """At most one of the two. Raises InvalidRequest."""
-    asked = None if response_format is None else _from_response_format(response_format)
-    other = None if structured is None else _from_structured(structured)
-    if asked is not None and other is not None:
-        raise InvalidRequest(f"{_STRUCTURED} and {_RESPONSE_FORMAT} exclude each other.", param=_STRUCTURED)
-    return asked or other
+class ConstrainedBody(Protocol):
+    """The fields of a body that hold its output to a grammar."""
+
+    response_format: ResponseFormat | None
+    structured_outputs: StructuredOutputs | None
+    guided_json: dict[str, Any] | None
+    guided_regex: str | None
+    guided_choice: list[str] | None
+    guided_grammar: str | None
+
+
+def read_grammar(body: ConstrainedBody) -> Grammar | None:
+    """At most one of the fields that say it. Raises InvalidRequest."""
+    found = [grammar for grammar in _grammars(body) if grammar is not None]
+    if len(found) > 1:
+        first, second = found[0].field, found[1].field
+        raise InvalidRequest(f"{second} and {first} exclude each other.", param=second)
+    return found[0] if found else None
+
+
+def _grammars(body: ConstrainedBody) -> list[Grammar | None]:
+    """The last four are what vLLM called its `structured_outputs` before."""
+    asked, structured = body.response_format, body.structured_outputs
+    return [
+        None if asked is None else _from_response_format(asked),
+        None if structured is None else _from_structured(structured),
+        _guided(GrammarKind.JSON_SCHEMA, None if body.guided_json is None else _text(body.guided_json), "guided_json"),
+        _guided(GrammarKind.REGEX, body.guided_regex, "guided_regex"),
+        _guided(GrammarKind.CHOICE, None if body.guided_choice is None else _text(body.guided_choice), "guided_choice"),
+        _guided(GrammarKind.LARK, body.guided_grammar, "guided_grammar"),
+    ]
+
+
+def _guided(kind: GrammarKind, text: str | None, field: str) -> Grammar | None:
+    return None if text is None else Grammar(kind=kind, text=text, field=field)
 
 
 def _from_response_format(asked: ResponseFormat) -> Grammar | None:

@@ -2,12 +2,26 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import from_json
 
 from shared.openai import limits
 from shared.openai.strict_body import StrictBody
 
 SchemaObject = dict[str, Any]
+
+
+def _parsed(value: object) -> object:
+    """vLLM takes a schema as an object or as its text. Raises ValueError for text that is not JSON."""
+    return from_json(value, allow_inf_nan=False) if isinstance(value, str) else value
+
+
+GuidedJson = Annotated[SchemaObject, BeforeValidator(_parsed)]
+GrammarText = Annotated[str, Field(min_length=1)]
+GrammarChoices = Annotated[
+    list[Annotated[str, Field(min_length=1)]],
+    Field(min_length=1, max_length=limits.MAX_GRAMMAR_CHOICES, fail_fast=True),
+]
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
 
@@ -28,15 +42,9 @@ class StructuredOutputs(StrictBody):
 
     json_: Annotated[SchemaObject | None, Field(alias="json")] = None
     json_object: bool | None = None
-    regex: Annotated[str, Field(min_length=1)] | None = None
-    choice: (
-        Annotated[
-            list[Annotated[str, Field(min_length=1)]],
-            Field(min_length=1, max_length=limits.MAX_GRAMMAR_CHOICES, fail_fast=True),
-        ]
-        | None
-    ) = None
-    grammar: Annotated[str, Field(min_length=1)] | None = None
+    regex: GrammarText | None = None
+    choice: GrammarChoices | None = None
+    grammar: GrammarText | None = None
 
 
 class FunctionDefinition(StrictBody):

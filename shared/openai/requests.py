@@ -25,7 +25,7 @@ COMPLETION_MAX_TOKENS = 16
 _PATH_LIMIT_CHARACTERS = 200
 _WIDEST_OBJECT = 64
 """More keys than any object of ours has; validation reports every unknown one, 2 seconds for 3 MB of them."""
-_FREE_OBJECTS = frozenset({"schema", "json", "parameters", "logit_bias"})
+_FREE_OBJECTS = frozenset({"schema", "json", "guided_json", "parameters", "logit_bias"})
 """Objects of the caller's own shape: nothing in them is an unknown field; they have limits of their own."""
 _PARTS_SEPARATOR = "\n"
 """Between the text parts of one message; vLLM's choice."""
@@ -201,7 +201,7 @@ def _request(
         stream=bool(body.stream),
         include_usage=options is not None and bool(options.include_usage),
         return_token_ids=bool(body.return_token_ids),
-        grammar=read_grammar(body.response_format, body.structured_outputs),
+        grammar=read_grammar(body),
     )
 
 

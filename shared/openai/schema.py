@@ -13,7 +13,16 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from shared.openai import limits
-from shared.openai.output_schema import CalledTool, NamedTool, ResponseFormat, StructuredOutputs, ToolDefinition
+from shared.openai.output_schema import (
+    CalledTool,
+    GrammarChoices,
+    GrammarText,
+    GuidedJson,
+    NamedTool,
+    ResponseFormat,
+    StructuredOutputs,
+    ToolDefinition,
+)
 from shared.openai.strict_body import StrictBody
 
 TAG_MARK = "as "
@@ -176,6 +185,10 @@ class _CommonBody(StrictBody):
     logit_bias: LogitBias | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
+    guided_json: GuidedJson | None = None
+    guided_regex: GrammarText | None = None
+    guided_choice: GrammarChoices | None = None
+    guided_grammar: GrammarText | None = None
 
     # inert
     user: str | None = None

@@ -7,7 +7,7 @@ from shared.tokenization.tokenizer import Tokenizer
 
 def call_format_of(tokenizer: Tokenizer) -> ToolCallFormat:
     """Tags that are tokens and do not show in the text cannot be demanded: the call is the whole answer then."""
-    template = tokenizer.chat_template_source
+    template = tokenizer.tool_template_source
     if template is None or OPENING not in template:
         return ToolCallFormat.JSON
     if not any(tokenizer.has_token(tag) for tag in (OPENING, CLOSING)):

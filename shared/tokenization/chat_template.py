@@ -78,14 +78,17 @@ _TEMPLATE_FAILURES = (
 
 
 class ChatTemplate:
-    """One compiled template. Raises jinja2.TemplateSyntaxError when it is none."""
+    """One compiled template, or two. Raises jinja2.TemplateSyntaxError when it is none."""
 
-    def __init__(self, source: str, *, special_tokens: dict[str, str] | None = None) -> None:
-        """`special_tokens` are variables that templates use: `bos_token`, `eos_token` ..."""
+    def __init__(
+        self, source: str, *, tool_source: str | None = None, special_tokens: dict[str, str] | None = None
+    ) -> None:
+        """`tool_source` is for conversations with tools. `special_tokens` are variables: `bos_token` ..."""
         environment = _environment()
         self._template = environment.from_string(source)
-        self.source = source
-        self.has_tools = "tools" in jinja2.meta.find_undeclared_variables(environment.parse(source))
+        self._tool_template = self._template if tool_source is None else environment.from_string(tool_source)
+        self.tool_source = source if tool_source is None else tool_source
+        self.has_tools = "tools" in jinja2.meta.find_undeclared_variables(environment.parse(self.tool_source))
         self._special_tokens = dict(special_tokens or {})
 
     def render(
@@ -95,7 +98,8 @@ class ChatTemplate:
         if tools and not self.has_tools:
             raise InvalidRequest("the model's chat template has no place for tools", param="tools")
         try:
-            return self._template.render(
+            template = self._tool_template if tools else self._template
+            return template.render(
                 **self._special_tokens,
                 messages=[_plain(message) for message in messages],
                 tools=[_plain_tool(tool) for tool in tools] or None,

@@ -31,10 +31,18 @@ def eos_token_ids(
     generation_config.json decides, config.json where it is silent; the tokenizer's own end token is always one of
     them, because chat models are published whose generation_config only knows their base model's.
     """
-    found = set(_ids(generation_config.get("eos_token_id")) or _ids(model_config.get("eos_token_id")))
+    found = set(configured_eos_token_ids(generation_config=generation_config, model_config=model_config))
     text = special_token_texts(tokenizer_config).get("eos_token")
     token_id = None if text is None else backend.token_to_id(text)
     return tuple(sorted(found if token_id is None else found | {token_id}))
+
+
+def configured_eos_token_ids(
+    *, generation_config: Mapping[str, Any], model_config: Mapping[str, Any]
+) -> tuple[int, ...]:
+    """What the configuration says ends a text, sorted; the whole truth for a model without a tokenizer."""
+    found = _ids(generation_config.get("eos_token_id")) or _ids(model_config.get("eos_token_id"))
+    return tuple(sorted(set(found)))
 
 
 def _ids(value: Any) -> list[int]:

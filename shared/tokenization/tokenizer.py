@@ -90,8 +90,9 @@ class Tokenizer:
         return ids
 
     @property
-    def chat_template_source(self) -> str | None:
-        return None if self._chat_template is None else self._chat_template.source
+    def tool_template_source(self) -> str | None:
+        """The template that conversations with tools are rendered by."""
+        return None if self._chat_template is None else self._chat_template.tool_source
 
     def chat_prompt(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
         if self._chat_template is None:
@@ -153,18 +154,20 @@ def _prefix_token_id(backend: BackendTokenizer, config: Mapping[str, Any]) -> in
 
 
 def _read_chat_template(directory: Path, config: Mapping[str, Any]) -> ChatTemplate | None:
-    """A file of its own (newer) or a field of tokenizer_config.json; of several named ones, `default`."""
+    """A file of its own (newer) or a field of tokenizer_config.json, which may be a list of named ones."""
     file = directory / "chat_template.jinja"
+    additional = directory / "additional_chat_templates" / "tool_use.jinja"
+    tool_source = additional.read_text(encoding="utf-8") if additional.is_file() else None
     source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
     if isinstance(source, list):
         named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
-        source = named.get("default")
+        source, tool_source = named.get("default"), named.get("tool_use")
     if source is None:
         return None
     where = file if file.is_file() else directory / "tokenizer_config.json"
-    if not isinstance(source, str):
+    if not isinstance(source, str) or not isinstance(tool_source, str | None):
         raise TokenizerError(where, "chat_template must be a string")
     try:
-        return ChatTemplate(source, special_tokens=special_token_texts(config))
+        return ChatTemplate(source, tool_source=tool_source, special_tokens=special_token_texts(config))
     except jinja2.TemplateSyntaxError as error:
         raise TokenizerError(where, f"chat_template: line {error.lineno}: {error.message}") from error

@@ -17,6 +17,7 @@ from tests.fixtures.stack import READY_SECONDS, Topics
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 RECORDS = 1_000
+PROMPT_IDS = [7, 30, 31, 8]
 
 
 async def test_a_thousand_records_posted_while_no_worker_is_up_are_all_answered_once(tmp_path: Path) -> None:
@@ -35,7 +36,35 @@ async def test_a_thousand_records_posted_while_no_worker_is_up_are_all_answered_
     assert all(json.loads(results[0].value)["object"] == "text_completion" for results in answers.values())
 
 
-async def test_one_gateway_serves_two_pools_with_two_models_and_each_topic_reaches_its_own(tmp_path: Path) -> None:
+async def token_ids_without_a_tokenizer(client: openai.AsyncOpenAI, stack: EmbeddedStack) -> list[int]:
+    """What the model without a tokenizer answers to token ids by HTTP; the same by Kafka; text is refused by field."""
+    body = {"prompt": PROMPT_IDS, "max_tokens": 12, "temperature": 0, "return_token_ids": True}
+    answer = await client.completions.create(
+        model="model-of-numbers", prompt=PROMPT_IDS, max_tokens=12, temperature=0, extra_body={"return_token_ids": True}
+    )
+    assert answer.choices[0].text == ""
+    found: list[int] = answer.choices[0].model_dump()["token_ids"]
+    with pytest.raises(openai.BadRequestError, match="no tokenizer") as refused:
+        await client.completions.create(model="model-of-numbers", prompt="water", max_tokens=12)
+    assert refused.value.param == "prompt"
+    with pytest.raises(openai.BadRequestError, match="no tokenizer") as refused:
+        await client.chat.completions.create(model="model-of-numbers", messages=[{"role": "user", "content": "a"}])
+    assert refused.value.param == "messages"
+
+    def over_kafka() -> list[int]:
+        topics = Topics(stack.addresses.kafka, pool="numbers")
+        reader = topics.reader()
+        (results,) = topics.answers(reader, topics.post(body)).values()
+        reader.close()
+        token_ids: list[int] = json.loads(results[0].value)["choices"][0]["token_ids"]
+        return token_ids
+
+    assert await asyncio.to_thread(over_kafka) == found
+    return found
+
+
+async def test_one_gateway_serves_pools_of_several_models_one_without_a_tokenizer(tmp_path: Path) -> None:
+    """The pool "numbers" has the model of "lake" without its tokenizer."""
     pools = tuple(
         PoolPlan(
             name=name,
@@ -44,8 +73,10 @@ async def test_one_gateway_serves_two_pools_with_two_models_and_each_topic_reach
             served_model_name=f"model-of-{name}",
             dtype="float32",
         )
-        for seed, name in enumerate(("river", "lake"))
+        for name, seed in (("river", 0), ("lake", 1), ("numbers", 1))
     )
+    for file in (tmp_path / "models" / "numbers").glob("tokenizer*"):
+        file.unlink()
     plan = StackPlan(
         data_dir=tmp_path / "data",
         pools=pools,
@@ -55,7 +86,20 @@ async def test_one_gateway_serves_two_pools_with_two_models_and_each_topic_reach
     async with EmbeddedStack(plan) as stack:
         await stack.wait_until_ready(timeout_seconds=READY_SECONDS)
         async with openai.AsyncOpenAI(base_url=f"{stack.http_url}/v1", api_key="none", max_retries=0) as client:
-            assert {model.id async for model in client.models.list()} == {"model-of-river", "model-of-lake"}
+            assert {model.id async for model in client.models.list()} == {
+                "model-of-river",
+                "model-of-lake",
+                "model-of-numbers",
+            }
+            numbers = await token_ids_without_a_tokenizer(client, stack)
+            known = await client.completions.create(
+                model="model-of-lake",
+                prompt=PROMPT_IDS,
+                max_tokens=12,
+                temperature=0,
+                extra_body={"return_token_ids": True},
+            )
+            assert known.choices[0].model_dump()["token_ids"] == numbers
             texts = {
                 name: (
                     await client.completions.create(

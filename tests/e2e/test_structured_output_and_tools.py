@@ -85,14 +85,17 @@ async def test_a_stream_held_to_a_schema_says_the_same(client: openai.AsyncOpenA
 
 @pytest.mark.parametrize(
     ("structured", "words"),
-    [({"choice": ["sluice", "weir"]}, ["sluice", "weir"]), ({"regex": "(ab){3}"}, ["ababab"])],
+    [
+        ({"structured_outputs": {"choice": ["sluice", "weir"]}}, ["sluice", "weir"]),
+        ({"structured_outputs": {"regex": "(ab){3}"}}, ["ababab"]),
+        ({"guided_choice": ["sluice", "weir"]}, ["sluice", "weir"]),
+        ({"guided_grammar": 'start: "pool"'}, ["pool"]),
+    ],
 )
 async def test_structured_outputs_hold_a_completion(
     client: openai.AsyncOpenAI, structured: dict[str, Any], words: list[str]
 ) -> None:
-    answer = await client.completions.create(
-        model=TINY, prompt="The", max_tokens=30, extra_body={"structured_outputs": structured}
-    )
+    answer = await client.completions.create(model=TINY, prompt="The", max_tokens=30, extra_body=structured)
     assert answer.choices[0].text in words
 
 

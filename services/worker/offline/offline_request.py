@@ -7,6 +7,7 @@ from typing import Protocol
 from services.worker.engine.events import ChoiceStart, RequestTimings, Submit, TokensSampled
 from services.worker.running_choice import Echo, RunningChoice
 from services.worker.running_request import choice_seed
+from services.worker.tokens_only import check_needs_no_text, show_token
 from shared.contracts.errors import InvalidRequest, PromptTooLong
 from shared.contracts.events import InferenceOutcome, Outcome, Usage
 from shared.contracts.identifiers import RequestId, seed_from_request_id
@@ -37,15 +38,13 @@ class PreparedPrompts:
 def prepare_prompts(request: InferenceRequest, tokenizer: Tokenizer | None, limits: EngineLimits) -> PreparedPrompts:
     """Tokenize, and hold against the limits. `tokenizer` None: prompts of token ids only. Raises RequestError."""
     field = "messages" if request.kind is RequestKind.CHAT else "prompt"
+    if tokenizer is None:
+        check_needs_no_text(request)
     if request.kind is RequestKind.CHAT:
-        tools = request.tools if request.may_call_tools else ()
-        prompts = [_required(tokenizer, "messages").encode_chat(request.messages, tools)]
+        assert tokenizer is not None
+        prompts = [tokenizer.encode_chat(request.messages, request.tools if request.may_call_tools else ())]
     else:
         prompts = [_prompt_token_ids(prompt, tokenizer, limits.vocabulary_size) for prompt in request.prompts]
-    if request.sampling.stop:
-        _required(tokenizer, "stop")
-    if request.grammar is not None:
-        _required(tokenizer, request.grammar.field)
     if not all(prompts):
         raise InvalidRequest("The prompt is empty.", param=field)
     longest, asked = max(map(len, prompts)), request.sampling.max_tokens
@@ -58,16 +57,11 @@ def prepare_prompts(request: InferenceRequest, tokenizer: Tokenizer | None, limi
     return PreparedPrompts(token_ids=prompts, max_tokens=limits.max_model_tokens - longest if asked is None else asked)
 
 
-def _required(tokenizer: Tokenizer | None, field: str) -> Tokenizer:
-    if tokenizer is None:
-        raise InvalidRequest(f"{field}: the model has no tokenizer; give prompts of token ids.", param=field)
-    return tokenizer
-
-
 def _prompt_token_ids(prompt: Prompt, tokenizer: Tokenizer | None, vocabulary_size: int) -> list[int]:
     if prompt.token_ids is None:
         assert prompt.text is not None
-        return _required(tokenizer, "prompt").encode_prompt(prompt.text)
+        assert tokenizer is not None
+        return tokenizer.encode_prompt(prompt.text)
     for token_id in prompt.token_ids:
         if not 0 <= token_id < vocabulary_size:
             raise InvalidRequest(
@@ -112,7 +106,7 @@ class OfflineRequest:
         return RunningChoice(
             index,
             new_detokenizer=new_detokenizer,
-            token_text=_no_text if tokenizer is None else tokenizer.token_text,
+            token_text=show_token if tokenizer is None else tokenizer.token_text,
             has_stop_strings=bool(sampling.stop),
             wants_logprobs=sampling.logprobs is not None,
             echo=Echo(text=self._prompt_text(index), token_ids=prompt) if self.request.echo else None,
@@ -172,8 +166,3 @@ class OfflineRequest:
             return_token_ids=self.request.return_token_ids,
             wants_logprobs=self.request.sampling.logprobs is not None,
         )
-
-
-def _no_text(token_id: int) -> str:
-    """Without a tokenizer a token is shown by its number."""
-    return f"token_id:{token_id}"

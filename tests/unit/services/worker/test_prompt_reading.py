@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from services.worker.prompt_reading import EngineLimits, PromptReader
+from services.worker.tokens_only import TokensOnly
 from services.worker.work import Work
 from shared.contracts.errors import InvalidRequest, PromptTooLong, RequestError, UnknownModel
 from shared.contracts.requests import ChatMessage
@@ -54,6 +55,26 @@ async def test_a_prompt_is_tokenized_once_however_often_it_is_claimed() -> None:
     before = work.prompts
     await READER.read(work)
     assert work.prompts is before
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"messages": [{"role": "user", "content": "hi"}]}, "messages"),
+        ({"prompt": "text"}, "prompt"),
+        ({"prompt": [1], "stop": "x"}, "stop"),
+        ({"prompt": [1], "response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+async def test_without_a_tokenizer_what_needs_text_is_refused_by_field(body: dict[str, Any], field: str) -> None:
+    reader = PromptReader(TokensOnly((2,)), lambda: LIMITS)
+    with pytest.raises(InvalidRequest, match=f"{field}: the model has no tokenizer") as caught:
+        await reader.read(make_work({**body, "max_tokens": 1}))
+    assert caught.value.param == field
+    work = make_work({"prompt": [[1, 2], [3]], "max_tokens": 1})
+    work.prompts = None
+    await reader.read(work)
+    assert work.prompts == [[1, 2], [3]]
 
 
 async def test_an_unknown_model_is_named() -> None:

@@ -300,7 +300,7 @@ async def test_why_the_engine_took_a_slower_attention_is_logged() -> None:
 async def test_the_size_of_the_cache_is_logged_when_the_engine_starts() -> None:
     async with running_path() as harness:
         ready = dataclasses.replace(
-            harness.engine.null.ready, num_kv_blocks=100, block_size_tokens=16, max_model_tokens=330
+            harness.engine.null.ready, kv_cache_tokens=1600, num_full_sequences=4, max_model_tokens=330
         )
         with structlog.testing.capture_logs() as logs:
             harness.path.engine_ready(ready)

@@ -8,7 +8,9 @@ from pydantic import ValidationError
 from services.worker.engine_process import EngineProcessConfig, decode_config, encode_config
 from services.worker.engine_setup import engine_process_config, load_tokenizer, served_model_name
 from services.worker.settings import WorkerSettings
+from services.worker.tokens_only import TokensOnly
 from shared.settings.service_settings import UnknownSetting, reject_unknown_variables
+from shared.tokenization.tokenizer import Tokenizer
 from shared.tokenization.tokenizer_error import TokenizerMissing
 
 
@@ -42,6 +44,7 @@ def test_every_setting_is_described() -> None:
 def test_the_null_engine_needs_no_model_and_speaks_ids_of_its_tokenizer() -> None:
     settings = WorkerSettings(engine="null", max_running_requests=7, null_step_ms=3.0)
     tokenizer = load_tokenizer(settings)
+    assert isinstance(tokenizer, Tokenizer)
     config = engine_process_config(settings, tokenizer)
     assert config.real is None
     assert config.null is not None
@@ -64,6 +67,17 @@ def test_the_model_is_called_as_the_operator_says_else_by_its_directory() -> Non
     assert served_model_name(WorkerSettings(engine="null")) == "null"
 
 
-def test_a_model_directory_without_a_tokenizer_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_without_a_tokenizer_the_null_engine_has_nothing_to_say(tmp_path: Path) -> None:
     with pytest.raises(TokenizerMissing):
         load_tokenizer(WorkerSettings(engine="null", model=tmp_path))
+
+
+def test_without_a_tokenizer_the_real_engine_speaks_token_ids_and_ends_where_its_configuration_says(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.json").write_text('{"eos_token_id": [9, 4]}')
+    tokenizer = load_tokenizer(WorkerSettings(engine="real", model=tmp_path))
+    assert isinstance(tokenizer, TokensOnly)
+    assert tokenizer.eos_token_ids == (4, 9)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 2}')
+    assert load_tokenizer(WorkerSettings(engine="real", model=tmp_path)).eos_token_ids == (2,)

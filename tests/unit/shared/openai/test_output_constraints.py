@@ -66,8 +66,29 @@ class TestGrammars:
         assert parse(structured_outputs=given).grammar == Grammar(kind=kind, text=text, field="structured_outputs")
 
     @pytest.mark.parametrize(
+        ("given", "kind", "text"),
+        [
+            ({"guided_json": SCHEMA}, GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA)),
+            ({"guided_json": json.dumps(SCHEMA)}, GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA)),
+            ({"guided_regex": "a+"}, GrammarKind.REGEX, "a+"),
+            ({"guided_choice": ["ja", "né"]}, GrammarKind.CHOICE, '["ja", "né"]'),
+            ({"guided_grammar": 'start: "a"'}, GrammarKind.LARK, 'start: "a"'),
+        ],
+    )
+    def test_vllms_earlier_names_mean_the_same(self, parse: Any, given: Any, kind: GrammarKind, text: str) -> None:
+        (field,) = given
+        assert parse(**given).grammar == Grammar(kind=kind, text=text, field=field)
+
+    @pytest.mark.parametrize(
         ("fields", "param"),
         [
+            ({"guided_json": "{"}, "guided_json"),
+            ({"guided_json": "[1]"}, "guided_json"),
+            ({"guided_choice": []}, "guided_choice"),
+            ({"guided_regex": ""}, "guided_regex"),
+            ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice"),
+            ({"structured_outputs": {"regex": "a"}, "guided_regex": "a"}, "guided_regex"),
+            ({"guided_regex": "a" * 65_537}, "guided_regex"),
             ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
             ({"response_format": {"type": "xml"}}, "response_format.type"),
             ({"response_format": "json"}, "response_format"),
@@ -85,7 +106,7 @@ class TestGrammars:
             ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
             ({"structured_outputs": {"regex": "a" * 65_537}}, "structured_outputs"),
             ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
-            ({"guided_regex": "a"}, "guided_regex"),
+            ({"guided_whitespace_pattern": "a"}, "guided_whitespace_pattern"),
         ],
     )
     def test_anything_else_is_refused_by_its_path(self, parse: Any, fields: Any, param: str) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from shared.contracts.errors import InvalidRequest
 from shared.contracts.requests import ChatMessage
+from shared.contracts.tools import Tool
 from shared.tokenization.tokenizer import Tokenizer
 from shared.tokenization.tokenizer_error import TokenizerError, TokenizerMissing
 from tests.fixtures.tiny_tokenizers import (
@@ -98,10 +99,22 @@ def test_a_template_file_wins_over_the_config(tmp_path: Path) -> None:
     assert Tokenizer.from_directory(tmp_path).chat_prompt(HI) == "from file"
 
 
-def test_of_several_templates_the_default_is_taken(tmp_path: Path) -> None:
-    named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
+def test_of_several_templates_the_default_is_taken_and_with_tools_the_one_for_them(tmp_path: Path) -> None:
+    named = [{"name": "tool_use", "template": "{{ tools[0].function.name }}"}, {"name": "default", "template": "plain"}]
     tokenizer = Tokenizer.from_directory(write_tokenizer(tmp_path, config={"chat_template": named}))
     assert tokenizer.chat_prompt(HI) == "plain"
+    assert tokenizer.chat_prompt(HI, [Tool(name="open_gate")]) == "open_gate"
+    assert tokenizer.tool_template_source == named[0]["template"]
+
+
+def test_a_template_for_tools_may_be_a_file_beside_the_other(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("plain")
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools[0].function.name }}")
+    tokenizer = Tokenizer.from_directory(tmp_path)
+    assert tokenizer.chat_prompt(HI) == "plain"
+    assert tokenizer.chat_prompt(HI, [Tool(name="open_gate")]) == "open_gate"
 
 
 @pytest.mark.parametrize("template", ["{% for %}", 7])
