@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -42,6 +43,7 @@ from shared.contracts.fleet import Heartbeat
 from shared.contracts.requests import Coordinates, InferenceRequest
 from shared.ledger.breaker import redis_breaker
 from shared.ledger.ledger import Ledger
+from shared.ledger.ledger_clock import LedgerClock
 from shared.ledger.records import LOST
 from shared.messaging.breaker import kafka_breaker
 from shared.messaging.broker import control_broker
@@ -61,6 +63,7 @@ logger = structlog.get_logger(__name__)
 
 _TICKS_PER_SILENCE = 4
 _SLOWEST_TICK_SECONDS = 0.25
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +124,7 @@ async def _assemble(
     given: Parts,
 ) -> Gateway:
     """Entered in this order, left in the reverse one: streams first, then the fleet's ear, Kafka, Redis."""
-    clock = given.clock or SystemClock()
+    clock = given.clock or LedgerClock(SystemClock())
     name = settings.name or uuid.uuid4().hex[:12]
     channel = f"gateway-{name}-{uuid.uuid4().hex[:8]}"
     ledger = given.ledger
@@ -283,6 +286,16 @@ async def _loops(gateway: Gateway, kafka: KafkaSettings | None) -> AsyncIterator
         _start("listener", gateway, lambda: run_persistently("listener", listen, clock=clock)),
         _start("tick", gateway, lambda: run_periodically("tick", tick_seconds, tick, clock=clock)),
     ]
+    shared_clock = gateway.clock
+    if isinstance(shared_clock, LedgerClock):
+
+        async def look() -> None:
+            await shared_clock.look(gateway.ledger.time_ms)
+
+        # Deadlines are counted from it, so it is set before the first request.
+        with contextlib.suppress(PlatformError):
+            await look()
+        tasks.append(_start("clock", gateway, lambda: run_periodically("clock", _LOOK_SECONDS, look, clock=clock)))
     if kafka is not None:
         follow = partial(_follow_keys, gateway.keyring, kafka, gateway.followings.channel)
         tasks.append(_start("keyring", gateway, lambda: run_persistently("keyring", follow, clock=clock)))

@@ -8,6 +8,7 @@ held by a worker that cannot work on them. The way down is `drain`.
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -31,6 +32,7 @@ from shared.contracts.errors import EngineFailed, PlatformError
 from shared.contracts.fleet import FleetCommand, FleetCommandKind, WorkerState
 from shared.contracts.identifiers import WorkerId, new_incarnation
 from shared.contracts.requests import Cancellation, Lane
+from shared.ledger.ledger_clock import LedgerClock
 from shared.messaging.admin import cluster_id
 from shared.messaging.dead_letter import DeadLetterLimit
 from shared.openai.envelope import copy_headers
@@ -64,7 +66,7 @@ class Worker:
         self.settings = settings
         self._kafka = kafka
         self._redis = redis
-        self._clock = clock
+        self._clock = LedgerClock(clock)
         self.worker_id = WorkerId(settings.name or f"{settings.pool}-{socket.gethostname()}-{os.getpid()}")
         self.incarnation = new_incarnation(self.worker_id)
         self.model = served_model_name(settings)
@@ -74,7 +76,7 @@ class Worker:
         self._tokenizer = load_tokenizer(settings)
         self._engine = engine_client(settings, self._tokenizer)
         self._connections = Connections(
-            settings, kafka, redis, name=self.worker_id, incarnation=self.incarnation, clock=clock
+            settings, kafka, redis, name=self.worker_id, incarnation=self.incarnation, clock=self._clock
         )
         self._source = self._connections.source
         self._observations = Observations(
@@ -85,7 +87,7 @@ class Worker:
         )
         self._lag: dict[str, int] = {}
         self._path: RequestPath | None = None
-        self._heartbeats = HeartbeatWriter(self._identity(), self._source, self._load, clock.now_ms)
+        self._heartbeats = HeartbeatWriter(self._identity(), self._source, self._load, self._clock.now_ms)
         self.health = HealthServer(settings.health_host, settings.health_port, self._readiness)
 
     def _identity(self) -> WorkerIdentity:
@@ -123,6 +125,9 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             background, requests = TaskSet(group), TaskSet(group)
             self._path = path = self._build_path(cluster, requests)
+            # Before the first heartbeat: who sent later is the living one of two lives.
+            with contextlib.suppress(PlatformError):
+                await self._refresh_lease()
             self._repeat(background, "lease", self._redis.lease_refresh_ms / 1_000, self._refresh_lease)
             self._repeat(background, "heartbeat", self.settings.heartbeat_interval_ms / 1_000, self._beat)
             background.create_task(self._keep_engine(path))
@@ -282,7 +287,9 @@ class Worker:
         self._stopping.set()
 
     async def _refresh_lease(self) -> None:
-        await self._connections.lease_ledger.refresh_lease(self.incarnation)
+        ledger = self._connections.lease_ledger
+        await ledger.refresh_lease(self.incarnation)
+        await self._clock.look(ledger.time_ms)
 
     async def _beat(self) -> None:
         source = self._source

@@ -69,6 +69,11 @@ class Ledger:
     async def ping(self) -> None:
         await self._connections.ask("PING")
 
+    async def time_ms(self) -> int:
+        """What time it is by Redis' clock, by which every deadline is judged."""
+        seconds, microseconds = await self._connections.ask("TIME")
+        return int(seconds) * 1_000 + int(microseconds) // 1_000
+
     # --- gateway
 
     async def register(self, registration: Registration, *, channel: str | None) -> RegisterAnswer:

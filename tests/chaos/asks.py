@@ -4,8 +4,6 @@ import itertools
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tests.chaos.expected_text import chat_prompt, expected_text, seed_of_choice
-
 
 class Way(StrEnum):
     STREAM = "stream"
@@ -20,29 +18,72 @@ class Way(StrEnum):
     """A record without any header; joined by its coordinates."""
 
 
-@dataclass(slots=True, eq=False)
+class Early(StrEnum):
+    """How a request may end before its last token; any of them may lose the race against the last token."""
+
+    DELETE = "cancelled by DELETE"
+    RECORD = "cancelled by a record"
+    LEAVE = "left by its reader"
+    DEADLINE = "past its deadline"
+
+
+ENDING_OF = {
+    Early.DELETE: "cancelled",
+    Early.RECORD: "cancelled",
+    Early.LEAVE: "cancelled",
+    Early.DEADLINE: "expired",
+}
+
+
+@dataclass(slots=True)
+class Answer:
+    """One choice, as asked for or as it came."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    calls: dict[int, list[str]] = field(default_factory=dict)
+    """Name and arguments of each tool call, by index."""
+    tokens: list[str] = field(default_factory=list)
+    """The tokens that had log-probabilities."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Wanted:
+    """What must come back; `completion_tokens` counts every choice."""
+
+    answers: list[Answer]
+    completion_tokens: int
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
 class Ask:
     name: str
     way: Way
-    content: str
-    seed: int
-    num_tokens: int
-    num_choices: int = 1
+    body: dict[str, object]
+    wanted: Wanted
+    endpoint: str = "chat/completions"
     lane: str = "interactive"
+    early: Early | None = None
+    early_after_seconds: float = 0.0
+    ordered_key: str | None = None
     asked_at: float = 0.0
     accepted_at: float | None = None
     """When it was certain that the platform has it: a status, or Kafka's acknowledgement."""
     ended_at: float | None = None
+    ended_early: str | None = None
+    """The code of the error event that ended the stream, when this ending was allowed."""
+    deadline_at: float | None = None
     request_id: str | None = None
     receipts: list[tuple[str, int, int]] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    finish_reasons: dict[int, str] = field(default_factory=dict)
+    said: list[Answer] = field(default_factory=list)
+    usage: int | None = None
     arrivals: list[float] = field(default_factory=list)
     num_reconnects: int = 0
+    has_left: bool = False
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.texts = [""] * self.num_choices
+        self.said = [Answer() for _ in self.wanted.answers]
 
     @property
     def is_accepted(self) -> bool:
@@ -53,22 +94,8 @@ class Ask:
         return self.is_accepted and self.ended_at is None
 
     @property
-    def expected_texts(self) -> list[str]:
-        prompt = chat_prompt(self.content)
-        return [
-            expected_text(prompt, seed=seed_of_choice(self.seed, index), num_tokens=self.num_tokens)
-            for index in range(self.num_choices)
-        ]
-
-    @property
-    def body(self) -> dict[str, object]:
-        return {
-            "model": "null",
-            "messages": [{"role": "user", "content": self.content}],
-            "seed": self.seed,
-            "max_tokens": self.num_tokens,
-            "n": self.num_choices,
-        }
+    def allowed_endings(self) -> frozenset[str]:
+        return frozenset({"completed"} if self.early is None else {"completed", ENDING_OF[self.early]})
 
     def gaps(self) -> list[tuple[float, float]]:
         """The silences between two arrivals, as (from, to); waiting for the first token is not among them."""
@@ -80,17 +107,38 @@ class Ask:
         return (self.asked_at, self.arrivals[0]) if self.arrivals else None
 
 
-def flaw(said: str, expected: str) -> str | None:
+def flaw(said: str, wanted: str) -> str | None:
     """What is wrong with a text, told from where it first differs: duplicate, gap, different or short."""
-    if said == expected:
+    if said == wanted:
         return None
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(said, expected, strict=False))
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(said, wanted, strict=False))
     at = sum(1 for _ in same)
     if at == len(said):
-        return f"short: {len(said)} of {len(expected)} tokens"
+        return f"short: {len(said)} of {len(wanted)} characters"
     tail = said[at : at + 12]
-    if tail and tail in expected[at:]:
-        return f"gap at token {at}"
-    if tail and tail in expected[: at + len(tail)]:
-        return f"duplicate at token {at}"
-    return f"different at token {at}"
+    if tail and tail in wanted[at:]:
+        return f"gap at character {at}"
+    if tail and tail in wanted[: at + len(tail)]:
+        return f"duplicate at character {at}"
+    return f"different at character {at}"
+
+
+def answer_flaw(said: Answer, wanted: Answer) -> str | None:
+    """The whole answer: text, calls, tokens and how it ended."""
+    if problem := flaw(said.text, wanted.text):
+        return problem
+    for index in sorted(said.calls.keys() | wanted.calls.keys()):
+        ours, theirs = said.calls.get(index, ["", ""]), wanted.calls.get(index, ["", ""])
+        if problem := flaw(" ".join(ours), " ".join(theirs)):
+            return f"tool call {index}: {problem}"
+    if said.tokens != wanted.tokens:
+        return f"log-probabilities of {len(said.tokens)} other tokens ({len(wanted.tokens)} wanted)"
+    if said.finish_reason != wanted.finish_reason:
+        return f"finish reason {said.finish_reason} instead of {wanted.finish_reason}"
+    return None
+
+
+def prefix_flaw(said: Answer, wanted: Answer) -> str | None:
+    """Of a stream that may end early: whatever came must be the beginning of what was wanted."""
+    problem = flaw(said.text, wanted.text)
+    return problem if problem is not None and not problem.startswith("short") else None

@@ -21,9 +21,12 @@ from tests.chaos.schedule import Fault
 
 _FREEZE_WORKER_SECONDS = 5.0
 _FREEZE_KAFKA_SECONDS = 4.0
+_FREEZE_KAFKA_LONG_SECONDS = 20.0
 _FREEZE_REDIS_SECONDS = 2.0
 _KAFKA_AWAY_SECONDS = 1.0
 _VISIT_SECONDS = 8.0
+_CLOCK_OFF_SECONDS = 8.0
+_HOUR = 3_600
 _ALIVE_WITHIN_SECONDS = 10.0
 
 
@@ -48,6 +51,7 @@ class Saboteur:
         *,
         redis_directory: Path,
         count_in_flight: Callable[[], int],
+        clock_shim: Path | None = None,
     ) -> None:
         self._stack = stack
         self._kafka = kafka
@@ -55,6 +59,7 @@ class Saboteur:
         self._rng = rng
         self._redis_directory = redis_directory
         self._count_in_flight = count_in_flight
+        self._clock_shim = clock_shim
         self._kafka_lock = asyncio.Lock()
         self._redis_lock = asyncio.Lock()
         self._frozen: set[str] = set()
@@ -66,15 +71,23 @@ class Saboteur:
             Fault.KILL_GATEWAY: lambda: self._kill("gateway"),
             Fault.KILL_SUPERVISOR: lambda: self._kill("supervisor"),
             Fault.KILL_BOTH_SUPERVISORS: self._kill_both_supervisors,
+            Fault.HANG_ENGINE: self._hang_engine,
             Fault.FREEZE_WORKER: self._freeze_worker,
             Fault.DRAIN_WORKER: self._drain_worker,
             Fault.JOIN_AND_LEAVE: self._join_and_leave,
-            Fault.FREEZE_KAFKA: self._freeze_kafka,
+            Fault.FREEZE_KAFKA: lambda: self._freeze_kafka(_FREEZE_KAFKA_SECONDS),
+            Fault.FREEZE_KAFKA_LONG: lambda: self._freeze_kafka(_FREEZE_KAFKA_LONG_SECONDS),
             Fault.RESTART_KAFKA: self._restart_kafka,
             Fault.FREEZE_REDIS: self._freeze_redis,
             Fault.RESTART_REDIS: self._restart_redis,
+            Fault.RESTART_BOTH: self._restart_both,
             Fault.EMPTY_REDIS: self._empty_redis,
+            Fault.CLOCK_OFF: self._clock_off,
         }
+
+    @property
+    def can_shift_clocks(self) -> bool:
+        return self._clock_shim is not None
 
     async def strike(self, fault: Fault) -> Injection:
         injection = Injection(fault, time.monotonic(), 0.0, self._count_in_flight())
@@ -123,6 +136,13 @@ class Saboteur:
                 child.kill()
         return service.name
 
+    async def _hang_engine(self) -> str:
+        """Its watchdog has to notice, kill it and start another one: nobody continues it."""
+        service, pid = await self._victim("worker")
+        for child in _engines_of(pid):
+            _send(child.pid, signal.SIGSTOP)
+        return service.name
+
     async def _freeze_worker(self) -> str:
         """The shell only: its engine goes on until the socket is full, as a stalled host may do."""
         service, pid = await self._victim("worker")
@@ -152,9 +172,25 @@ class Saboteur:
                 _send(service.pid, signal.SIGKILL)
         return ", ".join(names)
 
-    async def _freeze_kafka(self) -> str:
+    async def _clock_off(self) -> str:
+        """One service lives for a while with a clock an hour ahead or behind, then with the right one again."""
+        assert self._clock_shim is not None
+        kind = self._rng.choice(("worker", "gateway", "supervisor"))
+        service, pid = await self._victim(kind)
+        offset = self._rng.choice((_HOUR, -_HOUR))
+        skewed = {"LD_PRELOAD": str(self._clock_shim), "CHAOS_CLOCK_OFFSET_SECONDS": str(offset)}
+        service._environment.update(skewed)
+        _send(pid, signal.SIGKILL)
+        await asyncio.sleep(_CLOCK_OFF_SECONDS)
+        for name in skewed:
+            service._environment.pop(name, None)
+        if (pid_now := service.pid) is not None:
+            _send(pid_now, signal.SIGKILL)
+        return f"{service.name} {offset:+d} s"
+
+    async def _freeze_kafka(self, seconds: float) -> str:
         async with self._kafka_lock:
-            await _freeze(self._kafka.pid, _FREEZE_KAFKA_SECONDS)
+            await _freeze(self._kafka.pid, seconds)
         return "kafka"
 
     async def _restart_kafka(self) -> str:
@@ -175,6 +211,15 @@ class Saboteur:
             await asyncio.sleep(0.5)
             self._redis.start()
         return "redis"
+
+    async def _restart_both(self) -> str:
+        async with self._kafka_lock, self._redis_lock:
+            self._kafka.kill()
+            self._redis.kill()
+            await asyncio.sleep(_KAFKA_AWAY_SECONDS)
+            self._redis.start()
+            await self._kafka.start_async()
+        return "kafka, redis"
 
     async def _empty_redis(self) -> str:
         async with self._redis_lock:

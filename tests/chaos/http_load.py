@@ -1,6 +1,7 @@
 """Streams over HTTP that are read to their end: who loses its gateway goes on at another one, from the last event id.
 
-Knows the documented interface only: `Idempotency-Key`, `x-request-id`, `Last-Event-ID`, `Prefer: respond-async`.
+Knows the documented interface only: `Idempotency-Key`, `x-request-id`, `Last-Event-ID`, `Prefer: respond-async`,
+DELETE, `penstock-deadline-ms`.
 """
 
 import asyncio
@@ -8,21 +9,31 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import httpx
 
-from tests.chaos.asks import Ask
+from tests.chaos.asks import Ask, Early
+from tests.chaos.openai_shapes import result_answers, take_chunk
 
 _PAUSE_SECONDS = 0.25
 _TIMES = httpx.Timeout(40.0, connect=2.0)
+_EARLY_CODES = ("request_cancelled", "deadline_exceeded")
 
 
 class HttpLoad:
-    def __init__(self, urls: Sequence[str], rng: random.Random, *, patience_seconds: float) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        rng: random.Random,
+        *,
+        patience_seconds: float,
+        cancel_by_record: Callable[[str], None] = lambda request_id: None,
+    ) -> None:
         self._urls = list(urls)
         self._rng = rng
         self._patience_seconds = patience_seconds
+        self._cancel_by_record = cancel_by_record
         self._client = httpx.AsyncClient(timeout=_TIMES, limits=httpx.Limits(max_connections=2_000))
 
     async def close(self) -> None:
@@ -30,6 +41,15 @@ class HttpLoad:
 
     async def stream(self, ask: Ask) -> None:
         """Until the end, an unacceptable answer, or the end of patience (then the ask stays without an end)."""
+        if ask.early is Early.DEADLINE:
+            ask.deadline_at = time.time() + ask.early_after_seconds
+        reading = asyncio.create_task(self._read_to_the_end(ask))
+        if ask.early in (Early.DELETE, Early.RECORD, Early.LEAVE):
+            await self._end_early(ask, reading)
+        if not ask.has_left:
+            await reading
+
+    async def _read_to_the_end(self, ask: Ask) -> None:
         first = self._rng.randrange(len(self._urls))
         last_event_id: list[str] = []
         give_up_at = time.monotonic() + self._patience_seconds
@@ -40,35 +60,71 @@ class HttpLoad:
             if attempt:
                 ask.num_reconnects += ask.request_id is not None
                 await asyncio.sleep(_PAUSE_SECONDS)
-            try:
+            with contextlib.suppress(httpx.TransportError):
                 await self._read(ask, url, last_event_id)
-            except httpx.TransportError:
-                continue
+
+    async def _end_early(self, ask: Ask, reading: asyncio.Task[None]) -> None:
+        """After its time: cancel, or leave; leaving is not coming back."""
+        while ask.request_id is None and not reading.done():
+            await asyncio.sleep(0.05)
+        await asyncio.wait({reading}, timeout=ask.early_after_seconds)
+        if reading.done() or ask.request_id is None:
+            return
+        if ask.early is Early.LEAVE:
+            ask.has_left = True
+            ask.ended_at = time.monotonic()
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        elif ask.early is Early.RECORD:
+            self._cancel_by_record(ask.request_id)
+        else:
+            await self._delete(ask.request_id)
+
+    async def _delete(self, request_id: str) -> None:
+        for attempt in range(200):
+            url = self._urls[attempt % len(self._urls)]
+            with contextlib.suppress(httpx.TransportError):
+                if (await self._client.delete(f"{url}/v1/requests/{request_id}")).status_code < 500:
+                    return
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _read(self, ask: Ask, url: str, last_event_id: list[str]) -> None:
         if ask.request_id is None:
+            headers = {"Idempotency-Key": ask.name}
+            if ask.deadline_at is not None:
+                headers["penstock-deadline-ms"] = str(round(ask.deadline_at * 1_000))
             request = self._client.build_request(
                 "POST",
-                f"{url}/v1/chat/completions",
-                json={**ask.body, "stream": True},
-                headers={"Idempotency-Key": ask.name},
+                f"{url}/v1/{ask.endpoint}",
+                json={**ask.body, "stream": True, "stream_options": {"include_usage": True}},
+                headers=headers,
             )
         else:
             headers = {"Last-Event-ID": last_event_id[-1]} if last_event_id else {}
             request = self._client.build_request("GET", f"{url}/v1/requests/{ask.request_id}/stream", headers=headers)
         response = await self._client.send(request, stream=True)
         try:
-            if response.status_code >= 500:
-                return
             if response.status_code != 200:
-                body = (await response.aread())[:200]
-                ask.problems.append(f"{request.method} answered {response.status_code}: {body!r}")
+                await self._refused(ask, request, response)
                 return
             ask.request_id = response.headers["x-request-id"]
             ask.accepted_at = ask.accepted_at or time.monotonic()
             await self._read_events(ask, response, last_event_id)
         finally:
             await response.aclose()
+
+    async def _refused(self, ask: Ask, request: httpx.Request, response: httpx.Response) -> None:
+        """An early end has a status of its own before the first event; other 5xx are tried again elsewhere."""
+        body = await response.aread()
+        code = ""
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            code = json.loads(body)["error"]["code"]
+        if ask.early is not None and code in _EARLY_CODES and "x-request-id" in response.headers:
+            ask.request_id = response.headers["x-request-id"]
+            ask.accepted_at = ask.accepted_at or time.monotonic()
+            _end_early_by(ask, code)
+        elif response.status_code < 500:
+            ask.problems.append(f"{request.method} answered {response.status_code}: {body[:200]!r}")
 
     async def _read_events(self, ask: Ask, response: httpx.Response, last_event_id: list[str]) -> None:
         identifier: str | None = None
@@ -81,10 +137,9 @@ class HttpLoad:
             elif line.startswith("data: "):
                 payload = json.loads(line[6:])
                 if "error" in payload:
-                    if "resume it" not in payload["error"]["message"]:
-                        ask.problems.append(f"error event: {payload['error']}")
+                    _take_error(ask, payload["error"])
                     return
-                _take(ask, payload)
+                take_chunk(ask, payload)
                 if identifier is not None:
                     last_event_id[:] = [identifier]
                     identifier = None
@@ -103,7 +158,7 @@ class HttpLoad:
     async def _ask_or_look(self, ask: Ask, url: str) -> None:
         if ask.request_id is None:
             headers = {"Idempotency-Key": ask.name, "Prefer": "respond-async"}
-            response = await self._client.post(f"{url}/v1/chat/completions", json=ask.body, headers=headers)
+            response = await self._client.post(f"{url}/v1/{ask.endpoint}", json=ask.body, headers=headers)
         else:
             response = await self._client.get(f"{url}/v1/requests/{ask.request_id}")
         if response.status_code >= 500:
@@ -114,15 +169,18 @@ class HttpLoad:
         ask.request_id = response.headers["x-request-id"]
         ask.accepted_at = ask.accepted_at or time.monotonic()
         if (state := response.json()).get("result"):
-            ask.texts = [choice["message"]["content"] for choice in state["result"]["choices"]]
+            ask.said, ask.usage = result_answers(state["result"], len(ask.said))
             ask.ended_at = time.monotonic()
 
 
-def _take(ask: Ask, payload: dict[str, object]) -> None:
-    for choice in payload["choices"]:  # type: ignore[attr-defined]
-        text = choice["delta"].get("content") or ""
-        if text:
-            ask.texts[choice["index"]] += text
-            ask.arrivals.append(time.monotonic())
-        if choice["finish_reason"]:
-            ask.finish_reasons[choice["index"]] = choice["finish_reason"]
+def _take_error(ask: Ask, error: dict[str, str]) -> None:
+    if ask.early is not None and error["code"] in _EARLY_CODES:
+        _end_early_by(ask, error["code"])
+    elif "resume it" not in error["message"]:
+        ask.problems.append(f"error event: {error}")
+
+
+def _end_early_by(ask: Ask, code: str) -> None:
+    ask.ended_early, ask.ended_at = code, time.monotonic()
+    if ask.deadline_at is not None and time.time() < ask.deadline_at - 0.5:
+        ask.problems.append(f"expired {ask.deadline_at - time.time():.1f} s before its deadline")

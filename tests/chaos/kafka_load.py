@@ -39,13 +39,21 @@ class KafkaLoad:
 
     def post(self, ask: Ask) -> None:
         headers = [] if ask.way is Way.KAFKA_NAMELESS else [("ce_id", ask.name.encode())]
+        if ask.ordered_key is not None:
+            headers.append(("penstock-ordered", b"true"))
         for _ in range(2 if ask.way is Way.KAFKA_TWICE else 1):
             self._producer.produce(
                 f"inference.requests.{self._pool}.{ask.lane}",
                 value=json.dumps(ask.body).encode(),
                 headers=headers,
+                key=None if ask.ordered_key is None else ask.ordered_key.encode(),
                 on_delivery=partial(_acknowledged, ask),
             )
+
+    def cancel(self, request_id: str) -> None:
+        """By a record, as any consumer of Kafka may."""
+        body = {"request_id": request_id, "reason": "chaos"}
+        self._producer.produce("inference.cancellations", key=request_id.encode(), value=json.dumps(body).encode())
 
     async def poll(self) -> None:
         """Until cancelled: hear the acknowledgements."""

@@ -4,14 +4,17 @@ Reads the topics from their beginning as a stranger would. The first record of a
 the same in every byte and every header.
 """
 
+import itertools
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
-from tests.chaos.asks import Ask, Way, flaw
+from tests.chaos.asks import ENDING_OF, Ask, Way, answer_flaw, prefix_flaw
+from tests.chaos.openai_shapes import result_answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +46,27 @@ class Verdict:
     """Streams with a gap, a repeat, another token, an error or without an end."""
     unasked: list[str] = field(default_factory=list)
     """Results and dead letters that nobody asked for."""
+    out_of_order: list[str] = field(default_factory=list)
+    """Records of one key, asked for in order, that were sealed in another."""
+    convicted: list[tuple[str, Ask]] = field(default_factory=list)
+    """Which promise was broken for whom: lost, duplicated, differing or wrong."""
+    num_early: int = 0
+    """Requests that were cancelled or expired, as somebody had asked for."""
     num_repeats: int = 0
     """Further records of an id, the same as the first: allowed, and counted."""
 
     @property
     def num_violations(self) -> int:
-        return sum(map(len, (self.lost, self.differing, self.wrong, self.streams, self.unasked)))
+        return sum(map(len, (self.lost, self.differing, self.wrong, self.streams, self.unasked, self.out_of_order)))
 
     def num_duplicated(self) -> int:
-        return sum("duplicate" in line for line in self.streams)
+        return sum(kind == "duplicated" for kind, _ in self.convicted)
+
+    def convict(self, kind: str, ask: Ask, charge: str) -> None:
+        """File a charge where it belongs; a repeated token is counted as such wherever it was seen."""
+        lists = {"lost": self.lost, "differing": self.differing, "wrong": self.wrong, "stream": self.streams}
+        lists[kind].append(f"{ask.name} ({ask.way}, {ask.lane}, id {ask.request_id}): {charge}")
+        self.convicted.append(("duplicated" if "duplicate" in charge else kind, ask))
 
 
 def read_topic(bootstrap_servers: str, topic: str) -> list[Record]:
@@ -95,11 +110,7 @@ def judge(asks: Sequence[Ask], results: Sequence[Record], dead_letters: Sequence
     by_id: dict[str, list[Record]] = defaultdict(list)
     for record in results:
         by_id[record.header("ce_id")].append(record)
-    for request_id, records in by_id.items():
-        verdict.num_repeats += len(records) - 1
-        kinds = Counter((record.value, record.headers) for record in records)
-        if len(kinds) > 1:
-            verdict.differing.append(f"{request_id}: {len(kinds)} different terminals")
+    verdict.num_repeats = sum(len(records) - 1 for records in by_id.values())
     claimed: set[str] = set()
     id_of_subject = {records[0].header("ce_subject"): request_id for request_id, records in by_id.items()}
     id_of_source = {record.source: request_id for request_id, records in by_id.items() for record in records}
@@ -107,20 +118,18 @@ def judge(asks: Sequence[Ask], results: Sequence[Record], dead_letters: Sequence
         ids = _ids_of(ask, id_of_subject, id_of_source)
         claimed |= ids
         if len(ids) > 1:
-            verdict.differing.append(f"{ask.name}: answered under {len(ids)} ids")
+            verdict.convict("differing", ask, f"answered under {len(ids)} ids")
         records = [record for request_id in ids for record in by_id.get(request_id, ())]
-        if not records:
-            if ask.is_accepted:
-                verdict.lost.append(f"{ask.name} ({ask.way}, {ask.lane}, id {ask.request_id})")
-            continue
-        if problem := _problem_of(ask, records[0]):
-            verdict.wrong.append(f"{ask.name} ({ask.way}, id {records[0].header('ce_id')}): {problem}")
-    for ask in asks:
-        if ask.way is Way.STREAM and ask.is_accepted:
-            verdict.streams += [f"{ask.name} (id {ask.request_id}): {problem}" for problem in stream_problems(ask)]
-        elif ask.problems:
-            verdict.streams += [f"{ask.name}: {problem}" for problem in ask.problems]
+        if len({(record.value, record.headers) for record in records}) > 1 and len(ids) == 1:
+            verdict.convict("differing", ask, "two terminals that are not the same")
+        if records:
+            _judge_terminal(verdict, ask, records[0])
+        elif ask.is_accepted:
+            verdict.convict("lost", ask, "no terminal")
+        for problem in heard_problems(ask):
+            verdict.convict("stream", ask, problem)
     verdict.unasked += [f"result {request_id}" for request_id in by_id.keys() - claimed]
+    verdict.out_of_order += order_problems(asks, by_id, id_of_subject)
     verdict.unasked += [f"dead letter: {letter.header('penstock-dead-letter-reason')}" for letter in dead_letters]
     return verdict
 
@@ -134,28 +143,62 @@ def _ids_of(ask: Ask, subjects: dict[str, str], sources: dict[tuple[str, int, in
     return {subjects[ask.name]} if ask.name in subjects else set()
 
 
-def _problem_of(ask: Ask, terminal: Record) -> str | None:
-    """What a terminal has that it should not have; None when it is the completion that was asked for."""
-    kind = terminal.header("ce_type").removeprefix("penstock.inference.").removesuffix(".v1")
-    if kind != "completed":
-        return f"{kind}: {terminal.value[:200]!r}"
-    body = json.loads(terminal.value)
-    said = {choice["index"]: choice["message"]["content"] for choice in body["choices"]}
-    for index, expected in enumerate(ask.expected_texts):
-        if problem := flaw(said.get(index, ""), expected):
+def _kind_of(terminal: Record) -> str:
+    return terminal.header("ce_type").removeprefix("penstock.inference.").removesuffix(".v1")
+
+
+def _judge_terminal(verdict: Verdict, ask: Ask, terminal: Record) -> None:
+    kind = _kind_of(terminal)
+    if kind not in ask.allowed_endings:
+        verdict.convict("wrong", ask, f"{kind}: {terminal.value[:200]!r}")
+    elif kind != "completed":
+        verdict.num_early += 1
+        if ask.ended_at is not None and ask.ended_early is None and not ask.has_left:
+            verdict.convict("wrong", ask, f"the stream was read to its end, and the terminal says {kind}")
+    elif problem := result_problem(ask, json.loads(terminal.value)):
+        verdict.convict("wrong", ask, problem)
+    elif ask.ended_early is not None and ask.early is not None:
+        verdict.convict("wrong", ask, f"the stream ended as {ENDING_OF[ask.early]}, and the terminal says completed")
+
+
+def result_problem(ask: Ask, result: dict[str, Any]) -> str | None:
+    """What a result object has that it should not have."""
+    answers, completion_tokens = result_answers(result, len(ask.said))
+    for index, (said, wanted) in enumerate(zip(answers, ask.wanted.answers, strict=True)):
+        if problem := answer_flaw(said, wanted):
             return f"choice {index}: {problem}"
-    if body["usage"]["completion_tokens"] != ask.num_tokens * ask.num_choices:
-        return f"usage says {body['usage']['completion_tokens']} tokens"
+    if completion_tokens != ask.wanted.completion_tokens:
+        return f"usage says {completion_tokens} tokens instead of {ask.wanted.completion_tokens}"
     return None
 
 
-def stream_problems(ask: Ask) -> list[str]:
+def heard_problems(ask: Ask) -> list[str]:
+    """What is wrong with what an asker over HTTP has heard; of an early end, with the beginning that came."""
     problems = list(ask.problems)
+    if ask.way not in (Way.STREAM, Way.AWAIT) or not ask.is_accepted:
+        return problems
+    pairs = list(enumerate(zip(ask.said, ask.wanted.answers, strict=True)))
+    if ask.ended_early is not None or ask.has_left:
+        return problems + [f"choice {i}: {flaw}" for i, (said, wanted) in pairs if (flaw := prefix_flaw(said, wanted))]
     if ask.ended_at is None:
         problems.append("no end")
-    for index, (said, expected) in enumerate(zip(ask.texts, ask.expected_texts, strict=True)):
-        if problem := flaw(said, expected):
-            problems.append(f"choice {index}: {problem}")
-        elif ask.finish_reasons.get(index) != "length":
-            problems.append(f"choice {index}: finish reason {ask.finish_reasons.get(index)}")
+    problems += [f"choice {i}: {flaw}" for i, (said, wanted) in pairs if (flaw := answer_flaw(said, wanted))]
+    if not problems and ask.usage != ask.wanted.completion_tokens:
+        problems.append(f"usage says {ask.usage} tokens instead of {ask.wanted.completion_tokens}")
+    return problems
+
+
+def order_problems(asks: Sequence[Ask], by_id: dict[str, list[Record]], id_of_subject: dict[str, str]) -> list[str]:
+    """Records of one key that wanted their order: each is sealed after its forerunner in the partition."""
+    by_key: dict[str, list[tuple[int, str, Ask]]] = defaultdict(list)
+    for ask in asks:
+        if ask.ordered_key is not None and ask.receipts and ask.name in id_of_subject:
+            first = by_id[id_of_subject[ask.name]][0]
+            by_key[ask.ordered_key].append((ask.receipts[0][2], first.header("ce_time"), ask))
+    problems = []
+    for key, found in by_key.items():
+        found.sort(key=lambda entry: entry[0])
+        for before, after in itertools.pairwise(found):
+            if after[1] < before[1]:
+                problems.append(f"{key}: {after[2].name} was sealed before {before[2].name}")
     return problems

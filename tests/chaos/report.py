@@ -1,5 +1,6 @@
 """The table of a run: one row per kind of fault. Numbers in, text out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from tests.chaos.schedule import Fault
 PAUSE_SECONDS = 0.5
 """A silence longer than this between two tokens is a pause that somebody may notice."""
 _AFTERMATH_SECONDS = 1.0
+_OTHER_CONTENT = ("differing", "wrong", "stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,10 @@ class Row:
     fault: str
     injected: int
     in_flight: int
+    lost: int
+    duplicated: int
+    differing: int
+    """Of requests that were open during the fault: without a terminal, with a repeated token, with two contents."""
     pauses: list[float]
     waits: list[float]
     """For the first token, of streams that were asked while the fault lasted or shortly before."""
@@ -42,13 +48,21 @@ def _is_hit(gap: tuple[float, float], injections: Sequence[Injection]) -> bool:
     return any(gap[0] < i.ended_at + _AFTERMATH_SECONDS and gap[1] > i.started_at for i in injections)
 
 
-def rows(injections: Sequence[Injection], asks: Sequence[Ask]) -> list[Row]:
+def _num_convicted(kinds: Sequence[str], injections: Sequence[Injection], verdict: Verdict) -> int:
+    """A request counts under every fault during which it was open."""
+    guilty = {ask for kind, ask in verdict.convicted if kind in kinds}
+    return sum(_is_hit((ask.asked_at, ask.ended_at or math.inf), injections) for ask in guilty)
+
+
+def rows(injections: Sequence[Injection], asks: Sequence[Ask], verdict: Verdict) -> list[Row]:
     kinds = [fault for fault in Fault if any(injection.fault is fault for injection in injections)]
     table = []
     for fault in kinds:
         struck = [injection for injection in injections if injection.fault is fault]
         in_flight = sum(injection.num_in_flight for injection in struck)
-        table.append(Row(fault.value, len(struck), in_flight, pauses_of(struck, asks), waits_of(struck, asks)))
+        convicted = [_num_convicted(kinds, struck, verdict) for kinds in (("lost",), ("duplicated",), _OTHER_CONTENT)]
+        times = pauses_of(struck, asks), waits_of(struck, asks)
+        table.append(Row(fault.value, len(struck), in_flight, *convicted, *times))
     return table
 
 
@@ -59,12 +73,13 @@ def quantile(values: Sequence[float], share: float) -> float:
 def render(table: Sequence[Row]) -> str:
     """Pauses overlap with those of a neighbouring fault where faults overlap: each row counts what it saw."""
     lines = [
-        "| fault | injected | in flight | streams paused > 0.5 s | pause p50 / p99 / max (s) "
-        "| first token p50 / p99 / max (s) |",
-        "|---|---|---|---|---|---|",
+        "| fault | injected | in flight | lost | duplicated | other content | streams paused > 0.5 s "
+        "| pause p50 / p99 / max (s) | first token p50 / p99 / max (s) |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row.fault} | {row.injected} | {row.in_flight} | {len(row.pauses)} "
+        f"| {row.fault} | {row.injected} | {row.in_flight} | {row.lost} | {row.duplicated} | {row.differing} "
+        f"| {len(row.pauses)} "
         f"| {_times(row.pauses)} | {_times(row.waits)} |"
         for row in table
     ]
@@ -75,17 +90,32 @@ def _times(values: Sequence[float]) -> str:
     return " / ".join(f"{quantile(values, share):.1f}" for share in (0.5, 0.99, 1.0)) if values else "-"
 
 
-def summary(verdict: Verdict, asks: Sequence[Ask], *, lag: int | None, num_left_running: int | None) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftovers:
+    """What the stack still has when everything is answered; None: nobody could say."""
+
+    lag: int | None
+    requests: int | None
+    kv_blocks: int | None
+
+    @property
+    def is_nothing(self) -> bool:
+        return (self.lag, self.requests, self.kv_blocks) == (0, 0, 0)
+
+
+def summary(verdict: Verdict, asks: Sequence[Ask], leftovers: Leftovers) -> str:
     accepted = [ask for ask in asks if ask.is_accepted]
-    tokens = sum(ask.num_tokens * ask.num_choices for ask in accepted)
+    tokens = sum(ask.wanted.completion_tokens for ask in accepted)
     return "\n".join(
         [
             f"accepted {len(accepted)} of {len(asks)} asked, {tokens} tokens, "
-            f"{sum(ask.num_reconnects for ask in asks)} reconnects",
+            f"{sum(ask.num_reconnects for ask in asks)} reconnects, "
+            f"{verdict.num_early} ended early as asked for",
             f"lost {len(verdict.lost)}, duplicated tokens {verdict.num_duplicated()}, "
             f"terminals with differing content {len(verdict.differing)}, wrong terminals {len(verdict.wrong)}, "
-            f"broken streams {len(verdict.streams)}, unasked {len(verdict.unasked)}",
-            f"terminals repeated with the same bytes {verdict.num_repeats}, lag at the end {lag}, "
-            f"left running {num_left_running}",
+            f"broken streams {len(verdict.streams)}, out of order {len(verdict.out_of_order)}, "
+            f"unasked {len(verdict.unasked)}",
+            f"terminals repeated with the same bytes {verdict.num_repeats}; at the end: lag {leftovers.lag}, "
+            f"requests left running {leftovers.requests}, KV blocks leaked {leftovers.kv_blocks}",
         ]
     )

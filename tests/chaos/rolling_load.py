@@ -20,6 +20,7 @@ from services.cli.embedded.plan import PoolPlan, StackPlan
 from services.cli.embedded.stack import EmbeddedStack
 from tests.chaos.asks import Ask, Way
 from tests.chaos.http_load import HttpLoad
+from tests.chaos.load_mix import null_ask
 from tests.chaos.oracle import Verdict, judge, read_topic
 from tests.chaos.report import quantile
 
@@ -39,7 +40,7 @@ class RollingRun:
 
     @property
     def num_tokens(self) -> int:
-        return sum(ask.num_tokens for ask in self.asks)
+        return sum(ask.wanted.completion_tokens for ask in self.asks)
 
 
 def rolling_plan(directory: Path) -> StackPlan:
@@ -104,14 +105,9 @@ class _Load:
     async def keep_asking(self) -> None:
         while not self.is_over:
             number = next(self._numbers)
-            ask = Ask(
-                name=f"rolling-{number}",
-                way=Way.STREAM,
-                content=f"question {number}",
-                seed=self._rng.randrange(1 << 60),
-                num_tokens=self._rng.randrange(60, 240),
-                asked_at=time.monotonic(),
-            )
+            seed, num_tokens = self._rng.randrange(1 << 60), self._rng.randrange(60, 240)
+            ask = null_ask(f"rolling-{number}", Way.STREAM, f"question {number}", seed=seed, num_tokens=num_tokens)
+            ask.asked_at = time.monotonic()
             self.asks.append(ask)
             await self._http.stream(ask)
 

@@ -11,8 +11,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.chaos.chaos_run import ChaosRun, Outcome, Plan
 from tests.chaos.planted_worker import COMMIT_EARLY, SKIP_FENCE
-from tests.chaos.run import ChaosRun, Outcome, Plan, print_outcome
+from tests.chaos.run import print_outcome
 from tests.chaos.schedule import Fault
 
 

@@ -95,6 +95,10 @@ class InMemoryLedger:
     async def ping(self) -> None:
         self._check()
 
+    async def time_ms(self) -> int:
+        self._check()
+        return self.store.now_ms()
+
     async def register(self, registration: Registration, *, channel: str | None) -> RegisterAnswer:
         _check_fingerprint(registration)
         entry = self._entry(registration.request_id)

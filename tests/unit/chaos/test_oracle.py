@@ -5,35 +5,47 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.asks import Ask, Way, flaw
+from tests.chaos.asks import Answer, Ask, Early, Way, answer_flaw, flaw, prefix_flaw
+from tests.chaos.load_mix import null_ask
 from tests.chaos.oracle import Record, judge
 
 
-def an_ask(way: Way = Way.KAFKA, **changes: object) -> Ask:
-    ask = Ask(name="a", way=way, content="hi", seed=3, num_tokens=30, asked_at=1.0, accepted_at=1.1)
-    for name, value in changes.items():
-        setattr(ask, name, value)
+def an_ask(way: Way = Way.KAFKA, *, name: str = "a", **changes: object) -> Ask:
+    ask = null_ask(name, way, "hi", seed=3, num_tokens=30)
+    ask.asked_at, ask.accepted_at = 1.0, 1.1
+    for field, value in changes.items():
+        setattr(ask, field, value)
     return ask
 
 
-def a_result(ask: Ask, *, texts: list[str] | None = None, kind: str = "completed", ce_id: str = "1" * 32) -> Record:
-    choices = [{"index": index, "message": {"content": text}} for index, text in enumerate(texts or ask.expected_texts)]
-    usage = {"completion_tokens": ask.num_tokens * ask.num_choices}
-    headers = (
+def headers_of(
+    ask: Ask, *, kind: str = "completed", ce_id: str = "1" * 32, offset: int = 7, time: str = "0"
+) -> tuple[tuple[str, bytes], ...]:
+    return (
         ("ce_id", ce_id.encode()),
         ("ce_type", f"penstock.inference.{kind}.v1".encode()),
         ("ce_subject", ask.name.encode()),
-        ("ce_time", b"2026-01-01T00:00:00.000Z"),
+        ("ce_time", f"2026-01-01T00:00:0{time}.000Z".encode()),
         ("penstock-source-topic", b"t"),
         ("penstock-source-partition", b"2"),
-        ("penstock-source-offset", b"7"),
+        ("penstock-source-offset", str(offset).encode()),
     )
-    return Record("inference.results", 0, 0, json.dumps({"choices": choices, "usage": usage}).encode(), headers)
+
+
+def a_result(ask: Ask, *, texts: list[str] | None = None, tokens: int | None = None, **headers: object) -> Record:
+    said = [answer.text for answer in ask.wanted.answers] if texts is None else texts
+    choices = [
+        {"index": index, "message": {"content": text}, "finish_reason": "length"} for index, text in enumerate(said)
+    ]
+    usage = {"completion_tokens": ask.wanted.completion_tokens if tokens is None else tokens}
+    body = json.dumps({"choices": choices, "usage": usage}).encode()
+    return Record("inference.results", 0, 0, body, headers_of(ask, **headers))
 
 
 def a_read_stream(**changes: object) -> Ask:
-    ask = an_ask(Way.STREAM, request_id="1" * 32, ended_at=2.0, finish_reasons={0: "length"})
-    ask.texts = ask.expected_texts
+    ask = an_ask(Way.STREAM, request_id="1" * 32, ended_at=2.0)
+    ask.said = [replace(answer) for answer in ask.wanted.answers]
+    ask.usage = ask.wanted.completion_tokens
     for name, value in changes.items():
         setattr(ask, name, value)
     return ask
@@ -45,7 +57,9 @@ def test_an_answered_request_is_no_violation() -> None:
 
 
 def test_an_accepted_request_without_a_terminal_is_lost() -> None:
-    assert len(judge([an_ask()], []).lost) == 1
+    verdict = judge([ask := an_ask()], [])
+    assert len(verdict.lost) == 1
+    assert verdict.convicted == [("lost", ask)]
 
 
 def test_what_was_never_accepted_cannot_be_lost() -> None:
@@ -60,21 +74,24 @@ def test_the_same_terminal_twice_is_allowed_and_counted() -> None:
 
 def test_a_repeated_terminal_with_another_time_is_convicted() -> None:
     ask = an_ask()
-    first = a_result(ask)
-    later = tuple((name, b"2026-01-01T00:00:01.000Z" if name == "ce_time" else value) for name, value in first.headers)
-    assert len(judge([ask], [first, replace(first, headers=later)]).differing) == 1
+    assert len(judge([ask], [a_result(ask), a_result(ask, time="1")]).differing) == 1
 
 
 def test_one_request_answered_under_two_ids_is_convicted() -> None:
     ask = an_ask(Way.KAFKA_NAMELESS, receipts=[("t", 2, 7), ("t", 2, 8)])
-    other = a_result(ask, ce_id="2" * 32)
-    moved = tuple((name, b"8" if name.endswith("offset") else value) for name, value in other.headers)
-    assert judge([ask], [a_result(ask), replace(other, headers=moved)]).differing == ["a: answered under 2 ids"]
+    verdict = judge([ask], [a_result(ask), a_result(ask, ce_id="2" * 32, offset=8)])
+    assert ["answered under 2 ids" in line for line in verdict.differing] == [True]
 
 
-def test_a_failed_terminal_is_convicted() -> None:
+@pytest.mark.parametrize("kind", ["failed", "cancelled", "expired"])
+def test_a_terminal_that_nobody_asked_for_is_convicted(kind: str) -> None:
     ask = an_ask()
-    assert "failed" in judge([ask], [a_result(ask, kind="failed")]).wrong[0]
+    assert kind in judge([ask], [a_result(ask, kind=kind)]).wrong[0]
+
+
+def test_a_result_with_another_count_of_tokens_is_convicted() -> None:
+    ask = an_ask()
+    assert "usage says 29" in judge([ask], [a_result(ask, tokens=29)]).wrong[0]
 
 
 def test_a_result_and_a_dead_letter_that_nobody_asked_for_are_convicted() -> None:
@@ -94,18 +111,83 @@ def test_a_whole_stream_is_no_violation() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"ended_at": None}, {"finish_reasons": {}}, {"texts": ["short"]}, {"problems": ["error event"]}],
-    ids=["no end", "no finish reason", "other text", "an error event"],
+    [
+        {"ended_at": None},
+        {"said": [Answer("short", "length")]},
+        {"problems": ["error event"]},
+        {"usage": 7},
+        {"usage": None},
+    ],
+    ids=["no end", "other text", "an error event", "other usage", "no usage"],
 )
 def test_a_broken_stream_is_convicted(changes: dict[str, object]) -> None:
     ask = a_read_stream(**changes)
     assert judge([ask], [a_result(ask)]).streams
 
 
+def test_an_awaited_result_is_judged_as_its_reader_saw_it() -> None:
+    ask = a_read_stream(way=Way.AWAIT, said=[Answer("something else", "length")])
+    assert judge([ask], [a_result(ask)]).streams
+
+
+def test_a_stream_that_was_cancelled_may_end_in_the_middle() -> None:
+    ask = a_read_stream(early=Early.DELETE, ended_early="request_cancelled")
+    ask.said[0].text = ask.said[0].text[:10]
+    verdict = judge([ask], [a_result(ask, kind="cancelled")])
+    assert (verdict.num_violations, verdict.num_early) == (0, 1)
+
+
+def test_even_a_cancelled_stream_may_not_have_a_gap() -> None:
+    ask = a_read_stream(early=Early.DELETE, ended_early="request_cancelled")
+    ask.said[0].text = ask.said[0].text[:5] + ask.said[0].text[8:12]
+    assert "gap" in judge([ask], [a_result(ask, kind="cancelled")]).streams[0]
+
+
+@pytest.mark.parametrize(("ended_early", "kind"), [(None, "cancelled"), ("request_cancelled", "completed")])
+def test_stream_and_terminal_may_not_tell_different_ends(ended_early: str | None, kind: str) -> None:
+    ask = a_read_stream(early=Early.DELETE, ended_early=ended_early)
+    assert len(judge([ask], [a_result(ask, kind=kind)]).wrong) == 1
+
+
+def test_whoever_leaves_may_find_either_end() -> None:
+    for kind in ("cancelled", "completed"):
+        ask = a_read_stream(early=Early.LEAVE, has_left=True, said=[Answer()])
+        assert judge([ask], [a_result(ask, kind=kind)]).num_violations == 0
+
+
+@pytest.mark.parametrize(("second", "violations"), [("2", 0), ("0", 1)])
+def test_records_of_a_key_that_wanted_their_order_are_sealed_in_it(second: str, violations: int) -> None:
+    first = an_ask(name="a", ordered_key="k", receipts=[("t", 2, 7)])
+    later = an_ask(name="b", ordered_key="k", receipts=[("t", 2, 8)])
+    results = [a_result(first, time="1"), a_result(later, ce_id="2" * 32, time=second)]
+    assert len(judge([first, later], results).out_of_order) == violations
+
+
 def test_a_flaw_is_named_by_what_it_is() -> None:
-    whole = an_ask().expected_texts[0]
+    whole = an_ask().wanted.answers[0].text
     assert flaw(whole, whole) is None
-    assert flaw(whole[:9], whole) == "short: 9 of 30 tokens"
-    assert flaw(whole[:9] + whole[12:], whole) == "gap at token 9"
-    assert flaw(whole[:9] + whole[5:], whole) == "duplicate at token 9"
+    assert flaw(whole[:9], whole) == "short: 9 of 30 characters"
+    assert flaw(whole[:9] + whole[12:], whole) == "gap at character 9"
+    assert flaw(whole[:9] + whole[5:], whole) == "duplicate at character 9"
     assert (flaw(whole[:9] + "?" + whole[10:], whole) or "").startswith("different")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Answer("text", "stop", {0: ["f", "{}"]}, ["t"]),
+        Answer("text", "length", {}, ["t"]),
+        Answer("text", "length", {0: ["f", '{"x": 1}']}, ["t"]),
+        Answer("text", "length", {0: ["f", "{}"]}, ["t", "t"]),
+    ],
+    ids=["finish reason", "a call is missing", "other arguments", "a token twice"],
+)
+def test_every_part_of_an_answer_counts(said: Answer) -> None:
+    wanted = Answer("text", "length", {0: ["f", "{}"]}, ["t"])
+    assert answer_flaw(replace(wanted), wanted) is None
+    assert answer_flaw(said, wanted) is not None
+
+
+def test_a_beginning_is_no_flaw_of_a_prefix() -> None:
+    assert prefix_flaw(Answer("te"), Answer("text", "stop")) is None
+    assert prefix_flaw(Answer("tx"), Answer("text", "stop")) is not None

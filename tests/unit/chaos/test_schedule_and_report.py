@@ -1,18 +1,24 @@
 """The schedule is a function of its seed and strikes with everything; the table says what happened."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 
 from tests.chaos.asks import Ask, Way
 from tests.chaos.faults import Injection
-from tests.chaos.report import pauses_of, quantile, render, rows, waits_of
-from tests.chaos.run import chosen_faults
-from tests.chaos.schedule import EVERY_FAULT, Fault, schedule
+from tests.chaos.load_mix import null_ask
+from tests.chaos.oracle import Verdict
+from tests.chaos.report import Leftovers, pauses_of, quantile, render, rows, summary, waits_of
+from tests.chaos.run import chosen_faults, plans
+from tests.chaos.schedule import EVERY_FAULT, MODEL_FAULTS, RARE_FAULTS, Fault, schedule
 
 
 def a_stream(arrivals: list[float], asked_at: float = 0.0) -> Ask:
-    return Ask("a", Way.STREAM, "hi", 1, 10, asked_at=asked_at, accepted_at=asked_at, arrivals=arrivals)
+    ask = null_ask("a", Way.STREAM, "hi", seed=1, num_tokens=10)
+    ask.asked_at = ask.accepted_at = asked_at
+    ask.arrivals = arrivals
+    return ask
 
 
 def an_injection(fault: Fault, at: float, *, lasts: float = 0.0) -> Injection:
@@ -50,8 +56,43 @@ def test_the_wait_for_the_first_token_is_no_pause() -> None:
 
 
 def test_the_table_has_a_row_for_every_kind_that_struck() -> None:
-    table = rows([an_injection(Fault.KILL_WORKER, 1.2), an_injection(Fault.KILL_WORKER, 9.0)], [a_stream([1.0, 3.0])])
-    assert render(table).splitlines()[-1] == "| kill worker | 2 | 6 | 1 | 2.0 / 2.0 / 2.0 | - |"
+    struck = [an_injection(Fault.KILL_WORKER, 1.2), an_injection(Fault.KILL_WORKER, 9.0)]
+    table = rows(struck, [a_stream([1.0, 3.0])], Verdict())
+    assert render(table).splitlines()[-1] == "| kill worker | 2 | 6 | 0 | 0 | 0 | 1 | 2.0 / 2.0 / 2.0 | - |"
+
+
+def test_what_was_lost_is_counted_under_every_fault_of_its_life() -> None:
+    lost, early = a_stream([1.0], asked_at=5.0), a_stream([1.0], asked_at=0.0)
+    early.ended_at = 2.0
+    verdict = Verdict()
+    verdict.convict("lost", lost, "no terminal")
+    verdict.convict("stream", early, "choice 0: duplicate at character 3")
+    struck = [an_injection(Fault.KILL_WORKER, 1.0), an_injection(Fault.KILL_GATEWAY, 20.0)]
+    found = {row.fault: (row.lost, row.duplicated, row.differing) for row in rows(struck, [lost, early], verdict)}
+    assert found == {"kill worker": (0, 1, 0), "kill gateway": (1, 0, 0)}
+
+
+def test_the_summary_tells_what_is_left_and_what_nobody_could_say() -> None:
+    text = summary(Verdict(), [a_stream([1.0])], Leftovers(lag=3, requests=0, kv_blocks=None))
+    assert "accepted 1 of 1 asked, 10 tokens" in text
+    assert "lag 3, requests left running 0, KV blocks leaked None" in text
+    assert not Leftovers(lag=0, requests=0, kv_blocks=None).is_nothing
+    assert Leftovers(lag=0, requests=0, kv_blocks=0).is_nothing
+
+
+def test_rare_faults_are_in_every_third_round() -> None:
+    strikes = schedule(5, seconds=3_000)
+    counts = {fault: sum(strike.fault is fault for strike in strikes) for fault in EVERY_FAULT}
+    assert all(2 * counts[fault] < counts[Fault.KILL_WORKER] for fault in RARE_FAULTS)
+    assert all(counts[fault] for fault in EVERY_FAULT)
+
+
+def test_a_run_has_a_part_with_a_model_unless_it_is_given_no_time(tmp_path: Path) -> None:
+    null, model = plans(tmp_path, {"CHAOS_MINUTES": "10"})
+    assert (null.seconds, null.model, model.seconds) == (600, None, 120)
+    assert model.faults == MODEL_FAULTS
+    (only,) = plans(tmp_path, {"CHAOS_MINUTES": "10", "CHAOS_MODEL_MINUTES": "0", "CHAOS_FAULTS": "kill worker"})
+    assert only.faults == (Fault.KILL_WORKER,)
 
 
 def test_quantiles_of_nothing_are_zero() -> None:
