@@ -158,11 +158,13 @@ def _completed_object(outcome: InferenceOutcome) -> dict[str, Any]:
 
 
 def render_outcome(outcome: InferenceOutcome) -> bytes:
-    """A `chat.completion` or `text_completion` object, or `{"error": {...}}`. Deterministic."""
+    """A `chat.completion` or `text_completion` object, or `{"error": {...}}` with the usage so far. Deterministic."""
     if outcome.outcome is Outcome.COMPLETED:
         return _encode(_completed_object(outcome))
     assert outcome.error is not None, f"a {outcome.outcome} outcome without an error"
-    return render_error(outcome.error)
+    if outcome.usage is None:
+        return render_error(outcome.error)
+    return _encode(error_object(outcome.error) | {"usage": usage_object(outcome.usage)})
 
 
 def sealed_json(sealed: SealedOutcome) -> bytes:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import httpx
 
@@ -128,7 +128,7 @@ class HttpLoad:
 
     async def _read_events(self, ask: Ask, response: httpx.Response, last_event_id: list[str]) -> None:
         identifier: str | None = None
-        async for line in response.aiter_lines():
+        async for line in lines_of(response.aiter_bytes()):
             if line.startswith("id: "):
                 identifier = line[4:]
             elif line == "data: [DONE]":
@@ -171,6 +171,15 @@ class HttpLoad:
         if (state := response.json()).get("result"):
             ask.said, ask.usage = result_answers(state["result"], len(ask.said))
             ask.ended_at = time.monotonic()
+
+
+async def lines_of(parts: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """Lines end at a line feed only; `aiter_lines` would end them at U+2028 too, in the middle of a model's text."""
+    rest = b""
+    async for part in parts:
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line.decode()
 
 
 def _take_error(ask: Ask, error: dict[str, str]) -> None:

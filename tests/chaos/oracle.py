@@ -155,6 +155,8 @@ def _judge_terminal(verdict: Verdict, ask: Ask, terminal: Record) -> None:
         verdict.num_early += 1
         if ask.ended_at is not None and ask.ended_early is None and not ask.has_left:
             verdict.convict("wrong", ask, f"the stream was read to its end, and the terminal says {kind}")
+        elif problem := early_usage_problem(ask, json.loads(terminal.value)):
+            verdict.convict("wrong", ask, problem)
     elif problem := result_problem(ask, json.loads(terminal.value)):
         verdict.convict("wrong", ask, problem)
     elif ask.ended_early is not None and ask.early is not None:
@@ -169,6 +171,15 @@ def result_problem(ask: Ask, result: dict[str, Any]) -> str | None:
             return f"choice {index}: {problem}"
     if completion_tokens != ask.wanted.completion_tokens:
         return f"usage says {completion_tokens} tokens instead of {ask.wanted.completion_tokens}"
+    return None
+
+
+def early_usage_problem(ask: Ask, body: dict[str, Any]) -> str | None:
+    """An early end says how much was used: no more than was asked for, no less than the reader has."""
+    used = body.get("usage", {}).get("completion_tokens")
+    heard = sum(len(said.text) for said in ask.said) if ask.body["model"] == "null" else 0
+    if used is None or not heard <= used <= ask.wanted.completion_tokens:
+        return f"the usage so far is {used}; {heard} tokens were heard of {ask.wanted.completion_tokens}"
     return None
 
 

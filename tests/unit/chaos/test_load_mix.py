@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests.chaos.asks import Ask, Early, Way
 from tests.chaos.clock_shim import build_clock_shim
 from tests.chaos.expected_text import chat_prompt, expected_text
+from tests.chaos.http_load import lines_of
 from tests.chaos.load_mix import COMPLETIONS, model_bodies, next_null_ask, next_rehearsed_ask, null_ask
 from tests.chaos.openai_shapes import result_answers, take_chunk
 
@@ -83,6 +85,14 @@ def test_chunks_add_up_to_the_result_object() -> None:
     answers, tokens = result_answers({"choices": [whole], "usage": {"completion_tokens": 2}}, 1)
     assert (ask.said, ask.usage) == (answers, tokens)
     assert len(ask.arrivals) == 4
+
+
+async def test_a_line_ends_at_a_line_feed_and_nowhere_else() -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        for part in ("data: a\u2028b".encode(), b"c\n", b"\ndata: \xe2\x82", b"\xac\n"):
+            yield part
+
+    assert [line async for line in lines_of(parts())] == ["data: a\u2028bc", "", "data: €"]
 
 
 def test_the_shim_shifts_the_wall_clock_of_a_process_and_not_its_monotonic_one(tmp_path: Path) -> None:

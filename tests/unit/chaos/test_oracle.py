@@ -137,6 +137,16 @@ def test_a_stream_that_was_cancelled_may_end_in_the_middle() -> None:
     assert (verdict.num_violations, verdict.num_early) == (0, 1)
 
 
+@pytest.mark.parametrize("used", [None, 3, 31])
+def test_an_early_end_tells_its_usage_and_a_true_one(used: int | None) -> None:
+    ask = a_read_stream(early=Early.DELETE, ended_early="request_cancelled")
+    ask.said[0].text = ask.said[0].text[:10]
+    terminal = a_result(ask, kind="cancelled", tokens=used)
+    if used is None:
+        terminal = replace(terminal, value=b'{"error": {}}')
+    assert "the usage so far" in judge([ask], [terminal]).wrong[0]
+
+
 def test_even_a_cancelled_stream_may_not_have_a_gap() -> None:
     ask = a_read_stream(early=Early.DELETE, ended_early="request_cancelled")
     ask.said[0].text = ask.said[0].text[:5] + ask.said[0].text[8:12]

@@ -118,7 +118,14 @@ def test_token_ids_are_given_only_when_asked_for(outcome: InferenceOutcome) -> N
 @pytest.mark.parametrize("outcome", [kind for kind in Outcome if kind is not Outcome.COMPLETED])
 def test_every_other_outcome_is_an_error_object(outcome: Outcome) -> None:
     rendered = json.loads(render_outcome(replace(CHAT, outcome=outcome, error=ERROR)))
-    assert rendered == {"error": {"message": "no", "type": "server_error", "param": None, "code": "engine_failed"}}
+    assert rendered["error"] == {"message": "no", "type": "server_error", "param": None, "code": "engine_failed"}
+    assert rendered["usage"]["completion_tokens"] == 2, "the usage so far"
+    assert rendered.keys() == {"error", "usage"}
+
+
+def test_an_error_before_anything_was_used_says_nothing_of_usage() -> None:
+    rendered = json.loads(render_outcome(replace(CHAT, outcome=Outcome.FAILED, error=ERROR, usage=None)))
+    assert rendered.keys() == {"error"}
 
 
 @pytest.mark.parametrize("error_class", error_classes().values(), ids=lambda error: error.__name__)
