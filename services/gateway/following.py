@@ -16,6 +16,7 @@ from services.gateway.stream_router import StreamRouter, Subscription
 from shared.contracts.errors import Blame, DeadlineExceeded, TransientError, error_classes
 from shared.contracts.events import Outcome, SealedOutcome
 from shared.contracts.identifiers import RequestId
+from shared.ledger.records import Registration
 from shared.openai.outcomes import sealed_summary
 from shared.resilience.clock import Clock
 from shared.telemetry.metrics import OPEN_STREAMS
@@ -127,6 +128,7 @@ class Followings:
         place: Place | None = None,
         positions: Iterable[StreamPosition] = (),
         starts_from_log: bool = False,
+        registration: Registration | None = None,
     ) -> Following:
         reader = StreamReader(
             subscription,
@@ -136,6 +138,7 @@ class Followings:
             silence_seconds=self.silence_seconds,
             monotonic=self.clock.monotonic,
             starts_from_log=starts_from_log,
+            registration=registration,
         )
         return Following(
             subscription,

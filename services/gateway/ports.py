@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from shared.contracts.identifiers import RequestId
 from shared.ledger.records import (
     CancelAnswer,
+    Epoch,
     RegisterAnswer,
     Registration,
     RequestRecord,
@@ -33,6 +34,8 @@ class GatewayLedger(Protocol):
     async def detach(self, request_id: RequestId, *, channel: str) -> int: ...
 
     async def describe(self, request_id: RequestId) -> RequestRecord | None: ...
+
+    async def epoch(self) -> Epoch | None: ...
 
     async def cancel(self, request_id: RequestId, *, reason: str, tenant: str | None) -> CancelAnswer: ...
 

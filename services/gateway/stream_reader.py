@@ -15,7 +15,7 @@ from services.gateway.stream_router import Subscription
 from shared.contracts.errors import InvariantViolated, LedgerUnavailable
 from shared.contracts.events import Chunk, FinishReason, Outcome, SealedOutcome
 from shared.contracts.requests import WireFormat
-from shared.ledger.records import StreamSnapshot
+from shared.ledger.records import Registration, StreamSnapshot
 from shared.openai.called_tools import message_text
 from shared.telemetry.metrics import STREAM_RECOVERIES
 
@@ -45,6 +45,7 @@ class StreamReader:
         silence_seconds: float,
         monotonic: Callable[[], float],
         starts_from_log: bool = False,
+        registration: Registration | None = None,
     ) -> None:
         self._subscription = subscription
         self._ledger = ledger
@@ -52,6 +53,7 @@ class StreamReader:
         self._order = order
         self._silence_seconds = silence_seconds
         self._monotonic = monotonic
+        self._registration = registration
         self._looked_at = monotonic()
         self._patience_seconds = silence_seconds
         self._pending_reason: str | None = "attach" if starts_from_log else None
@@ -136,9 +138,13 @@ class StreamReader:
         self._looked_at = self._monotonic()
         self._pending_reason = None
         try:
-            return await self._ledger.attach(self._subscription.request_id, channel=self._channel)
+            snapshot = await self._ledger.attach(self._subscription.request_id, channel=self._channel)
+            if snapshot is None and self._registration is not None:
+                # Redis lost its data, and nobody has told it of this request since: no id of ours becomes unknown.
+                await self._ledger.register(self._registration, channel=self._channel)
         except LedgerUnavailable:
             return None
+        return snapshot
 
     def _add_from_log(self, progress: Progress, snapshot: StreamSnapshot) -> None:
         if self._order is None:

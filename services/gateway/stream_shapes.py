@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from shared.contracts.errors import RequestNotFound
+from shared.contracts.errors import RequestNotFound, TransientError
 from shared.contracts.identifiers import RequestId
 from shared.contracts.requests import Coordinates, InferenceRequest, Prompt
 from shared.contracts.tools import Tool
-from shared.ledger.records import RequestRecord
+from shared.ledger.records import RequestRecord, RequestState
 
 _MOST_REMEMBERED = 16_384
 _NO_PROMPT = Prompt(text="")
@@ -60,6 +60,8 @@ class StreamShapes:
         request = None
         if record.coordinates is not None:
             request = await self._lookup(record.pool, record.coordinates)
+        if record.coordinates is None and record.state is RequestState.WAITING:
+            raise TransientError("no worker has taken the request yet, and another gateway accepted it; ask again")
         if request is None:
             raise RequestNotFound("the request's record is not there (yet, or any more); its result may be")
         shape = shape_of(request, pool=record.pool, created_seconds=record.registered_at_ms // 1_000)

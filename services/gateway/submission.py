@@ -70,14 +70,17 @@ class Ask:
 class Accepted:
     """A request that will be answered. `subscription` and `place` are the waiting client's; None for a kept one."""
 
-    request_id: RequestId
+    registration: Registration
     request: InferenceRequest
-    pool: str
     deadline_ms: int
     created_seconds: int
     is_repeat: bool
     subscription: Subscription | None
     place: Place | None
+
+    @property
+    def request_id(self) -> RequestId:
+        return self.registration.request_id
 
 
 class Submissions:
@@ -181,9 +184,8 @@ class Submissions:
         created_seconds = now_ms // 1_000
         self._shapes.remember(request_id, shape_of(request, pool=pool, created_seconds=created_seconds))
         return Accepted(
-            request_id=request_id,
+            registration=registration,
             request=request,
-            pool=pool,
             deadline_ms=deadline_ms,
             created_seconds=created_seconds,
             is_repeat=is_repeat,

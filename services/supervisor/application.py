@@ -28,6 +28,7 @@ from shared.contracts.errors import LedgerUnavailable
 from shared.contracts.fleet import FleetEvent, FleetEventKind
 from shared.contracts.identifiers import Incarnation, WorkerId, worker_of
 from shared.ledger.ledger import Ledger
+from shared.ledger.records import Epoch
 from shared.resilience.clock import Clock, SystemClock
 from shared.resilience.lifecycle import run_periodically, run_persistently
 from shared.settings.kafka import KafkaSettings
@@ -45,6 +46,7 @@ class SupervisorLedger(Claims, Elections, Leases, Protocol):
     """The part of the ledger that a supervisor uses. Every method raises LedgerUnavailable."""
 
     async def lost_incarnations(self) -> list[Incarnation]: ...
+    async def epoch(self) -> Epoch | None: ...
 
 
 class _Server(uvicorn.Server):
@@ -130,13 +132,16 @@ class Supervisor:
         started_at = self._clock.monotonic()
         try:
             lost = await self._ledger.lost_incarnations()
+            epoch = await self._ledger.epoch()
             silent = self.watch.silent()
             leased = set(silent) - set(await self._ledger.without_lease(silent)) if silent else set[Incarnation]()
         except LedgerUnavailable:
             self.watch.judge(())
             raise
         self._looked_at = self._clock.monotonic()
-        self._are_leases_trusted = self._grace.looked(started_at=started_at, now=self._looked_at)
+        self._are_leases_trusted = self._grace.looked(
+            started_at=started_at, now=self._looked_at, epoch=None if epoch is None else epoch.name
+        )
         self.watch.judge(lost if self._are_leases_trusted else (), leased=leased)
         if lost and self._are_leases_trusted:
             self._takeover_due.set()

@@ -65,19 +65,26 @@ def find_losses(
 class LeaseGrace:
     """Leases that ended while the ledger was away prove nothing: their owners could not refresh them either.
 
-    After every gap between two successful looks at the ledger that is long enough for leases to end, workers get
-    `grace_seconds` to refresh before anybody believes an ended lease.
+    After every gap between two successful looks at the ledger that is long enough for leases to end, and after every
+    loss of Redis' data, workers get `grace_seconds` to refresh before anybody believes an ended lease.
     """
 
     def __init__(self, *, longest_gap_seconds: float, grace_seconds: float) -> None:
         self._longest_gap_seconds = longest_gap_seconds
         self._grace_seconds = grace_seconds
         self._looked_at: float | None = None
+        self._epoch: str | None = None
         self._trusted_from = float("-inf")
 
-    def looked(self, *, started_at: float, now: float) -> bool:
-        """A look at the ledger began and came back. True when what it says of leases can be believed."""
-        if self._looked_at is not None and now - self._looked_at > self._longest_gap_seconds:
+    def looked(self, *, started_at: float, now: float, epoch: str | None) -> bool:
+        """A look at the ledger began and came back. True when what it says of leases can be believed.
+
+        `epoch` names Redis' present memory; None while it is being refilled.
+        """
+        has_forgotten = epoch is None or (self._epoch is not None and epoch != self._epoch)
+        self._epoch = epoch or self._epoch
+        is_gap = self._looked_at is not None and now - self._looked_at > self._longest_gap_seconds
+        if is_gap or has_forgotten:
             self._trusted_from = now + self._grace_seconds
         self._looked_at = now
         return started_at >= self._trusted_from

@@ -22,7 +22,9 @@ from services.worker.connections import Connections
 from services.worker.engine_setup import engine_client, load_tokenizer, served_model_name
 from services.worker.health import HealthServer, Readiness
 from services.worker.heartbeat import HeartbeatWriter, WorkerIdentity, WorkerLoad
+from services.worker.kafka_archive import KafkaArchive
 from services.worker.observations import Observations
+from services.worker.recovery import Recovery
 from services.worker.request_path import PathPorts, PathSettings, RequestPath
 from services.worker.request_tasks import TaskSet
 from services.worker.service_levels import ServiceLevels
@@ -87,6 +89,7 @@ class Worker:
         )
         self._lag: dict[str, int] = {}
         self._path: RequestPath | None = None
+        self._recovery: Recovery | None = None
         self._heartbeats = HeartbeatWriter(self._identity(), self._source, self._load, self._clock.now_ms)
         self.health = HealthServer(settings.health_host, settings.health_port, self._readiness)
 
@@ -125,6 +128,8 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             background, requests = TaskSet(group), TaskSet(group)
             self._path = path = self._build_path(cluster, requests)
+            self._recovery = self._build_recovery(path)
+            background.create_task(run_persistently("recovery", self._recovery.run, clock=self._clock))
             # Before the first heartbeat: who sent later is the living one of two lives.
             with contextlib.suppress(PlatformError):
                 await self._refresh_lease()
@@ -168,6 +173,17 @@ class Worker:
         )
         limit = DeadLetterLimit(max_run=settings.dead_letter_run_length, max_ratio=settings.dead_letter_ratio)
         return RequestPath(ports, values, observations=self._observations, limit=limit, alarm=self._give_up)
+
+    def _build_recovery(self, path: RequestPath) -> Recovery:
+        redis = self._redis
+        return Recovery(
+            self._connections.ledger,
+            KafkaArchive(self._kafka),
+            put_back=path.put_back,
+            clock=self._clock,
+            grace_seconds=(redis.lease_ttl_ms + redis.lease_refresh_ms) / 1_000,
+            window_seconds=redis.recovery_window_seconds,
+        )
 
     def _repeat(self, tasks: TaskSet, name: str, seconds: float, action: Callable[[], Awaitable[None]]) -> None:
         tasks.create_task(run_periodically(name, seconds, action, clock=self._clock))
@@ -288,7 +304,9 @@ class Worker:
 
     async def _refresh_lease(self) -> None:
         ledger = self._connections.lease_ledger
-        await ledger.refresh_lease(self.incarnation)
+        epoch = await ledger.refresh_lease(self.incarnation)
+        if self._recovery is not None:
+            self._recovery.noticed(epoch)
         await self._clock.look(ledger.time_ms)
 
     async def _beat(self) -> None:

@@ -14,10 +14,10 @@ from opentelemetry.trace import SpanKind
 
 from services.worker.work import RecordDelivery, Work
 from shared.contracts.errors import BrokerUnavailable, LedgerUnavailable, OutcomeTooLarge, PlatformError
-from shared.contracts.events import InferenceOutcome, Outcome, SealedOutcome
-from shared.contracts.identifiers import ClaimToken, RequestId
+from shared.contracts.events import InferenceOutcome, Outcome, PublishedOutcome, SealedOutcome
+from shared.contracts.identifiers import ClaimToken, RequestId, new_claim_token
 from shared.contracts.topics import TopicNames
-from shared.ledger.records import Fenced, SealAnswer
+from shared.ledger.records import ClaimRequest, Fenced, SealAnswer
 from shared.messaging.source import SourceRecord
 from shared.openai.sealing import seal_outcome
 from shared.resilience.clock import Clock
@@ -36,6 +36,10 @@ class SealingLedger(Protocol):
 
     async def seal(self, request_id: RequestId, token: ClaimToken, outcome: SealedOutcome) -> SealAnswer: ...
     async def finish(self, request_id: RequestId) -> bool: ...
+    async def restore(self, published: PublishedOutcome) -> bool: ...
+    async def reclaim(
+        self, request: ClaimRequest, token: ClaimToken, *, sealed: SealedOutcome | None = None
+    ) -> bool: ...
 
 
 class Producer(Protocol):
@@ -91,6 +95,7 @@ class Conclusions:
         self._max_result_bytes = max_result_bytes
         self._clock = clock
         self._listener = listener
+        self._on_their_way: dict[RequestId, tuple[Work, SealedOutcome]] = {}
 
     async def conclude(
         self,
@@ -122,10 +127,25 @@ class Conclusions:
 
     async def repeat(self, work: Work, sealed: SealedOutcome) -> None:
         """Publish what was sealed, by us or before us; then finish; then the offset is done."""
-        await self._publish(work, sealed)
-        await self._insist(lambda: self._ledger.finish(work.request_id))
+        self._on_their_way[work.request_id] = (work, sealed)
+        try:
+            await self._publish(work, sealed)
+            if not await self._insist(lambda: self._ledger.finish(work.request_id)):
+                envelope = work.envelope
+                published = PublishedOutcome(
+                    outcome=sealed, tenant=envelope.tenant, pool=envelope.pool, coordinates=envelope.coordinates
+                )
+                await self._insist(lambda: self._ledger.restore(published))
+        finally:
+            self._on_their_way.pop(work.request_id, None)
         self._listener.concluded(work, sealed)
         work.delivery.done()
+
+    async def put_back(self) -> None:
+        """Redis lost its data: what is being published stays sealed. Raises `LedgerUnavailable`."""
+        for work, sealed in list(self._on_their_way.values()):
+            if work.claimed is not None:
+                await self._ledger.reclaim(work.claimed, work.token or new_claim_token(), sealed=sealed)
 
     async def discard(self, delivery: RecordDelivery, error: PlatformError) -> None:
         """A record nobody can work on: dead letter, acknowledged, then the offset is done."""

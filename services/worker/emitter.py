@@ -4,7 +4,8 @@ Engine events only fill the running requests and mark them; one loop flushes wha
 request and its end at once, the rest at most every flush interval, together: a first token or an end takes no other
 request's tokens along, or a busy worker's streams would be cut into ever smaller chunks. All requests of a flush
 share one pipelined batch of appends, and only one batch is on its way at a time, so that a request's chunks can never
-overtake each other (DELIVERY line 5). Fenced means silence: no terminal, the record is claimed again.
+overtake each other (DELIVERY line 5). Fenced means silence: no terminal, the record is claimed again; unless Redis
+has only forgotten the claim, then it is put back and the log written again from its beginning (line 14).
 """
 
 import asyncio
@@ -26,9 +27,9 @@ from shared.contracts.errors import (
     TransientError,
     error_classes,
 )
-from shared.contracts.events import InferenceOutcome
-from shared.contracts.identifiers import RequestId
-from shared.ledger.records import Append, AppendAnswer, AppendStatus
+from shared.contracts.events import InferenceOutcome, SealedOutcome
+from shared.contracts.identifiers import ClaimToken, RequestId
+from shared.ledger.records import Append, AppendAnswer, AppendStatus, ClaimRequest
 from shared.resilience.clock import Clock
 
 _log = structlog.get_logger(__name__)
@@ -39,6 +40,9 @@ class AppendingLedger(Protocol):
     """Raises `LedgerUnavailable`: the whole batch may or may not have been written; sending it again is safe."""
 
     async def append(self, batch: Sequence[Append]) -> list[AppendAnswer]: ...
+    async def reclaim(
+        self, request: ClaimRequest, token: ClaimToken, *, sealed: SealedOutcome | None = None
+    ) -> bool: ...
 
 
 class RunningEngine(Protocol):
@@ -105,6 +109,7 @@ class Emitter:
         self._running: dict[str, RunningRequest] = {}
         self._dirty: dict[str, RunningRequest] = {}
         self._weights: dict[str, int] = {}
+        self._reclaiming: set[str] = set()
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._has_ticked = False
@@ -248,7 +253,11 @@ class Emitter:
         # At a tick half an interval is enough: requests that started at different times grow together.
         patience = self._flush_interval_seconds / 2 if self._has_ticked else self._flush_interval_seconds
         self._has_ticked = False
-        due = [run for run in self._dirty.values() if run.is_over or now - run.last_flush_at >= patience]
+        due = [
+            run
+            for request_id, run in self._dirty.items()
+            if (run.is_over or now - run.last_flush_at >= patience) and request_id not in self._reclaiming
+        ]
         for start in range(0, len(due), _MAX_REQUESTS_PER_BATCH):
             await self._flush_part(due[start : start + _MAX_REQUESTS_PER_BATCH], now)
         if self._dirty and self._timer is None and not self._wake.is_set():
@@ -292,9 +301,7 @@ class Emitter:
             run.refill(answer.next_positions)
         else:
             _log.info("fenced", request_id=entry.request_id, status=answer.status.value)
-            self._engine.cancel(entry.request_id)
-            self._forget(run)
-            self._claim_again(run.work, should_release=False)
+            self._reclaim_soon(run)
             return
         if answer.cancel_requested:
             self._end(run, cancelled())
@@ -317,10 +324,49 @@ class Emitter:
         ending = run.ending
         is_exhausted = ending is not None and isinstance(ending.error, TransientError)
         dead_letter = ending.error if ending is not None and is_exhausted else None
-        is_concluded = await self._conclusions.conclude(run.work, run.outcome(), dead_letter=dead_letter)
-        self._forget(run)
-        if not is_concluded:
+        if await self._conclusions.conclude(run.work, run.outcome(), dead_letter=dead_letter):
+            self._forget(run)
+            return
+        run.is_concluding = False
+        self._reclaim_soon(run)
+
+    def put_back(self) -> None:
+        """Redis lost its data: tell it again what runs here, from the first token on."""
+        for run in list(self._running.values()):
+            if not run.is_concluding:
+                self._reclaim_soon(run)
+
+    def _reclaim_soon(self, run: RunningRequest) -> None:
+        if run.work.request_id not in self._reclaiming:
+            self._reclaiming.add(run.work.request_id)
+            self._spawner.create_task(self._reclaim(run))
+
+    async def _reclaim(self, run: RunningRequest) -> None:
+        """Fenced by a Redis that forgot us: go on. Fenced by somebody else's claim: be silent."""
+        request_id = run.work.request_id
+        try:
+            is_ours = await self._ask_to_reclaim(run)
+        finally:
+            self._reclaiming.discard(request_id)
+        if self._running.get(request_id) is not run:
+            return
+        if is_ours:
+            run.refill(dict.fromkeys(range(len(run.choices)), 0))
+            self._mark(run, is_urgent=True)
+        else:
+            self._engine.cancel(request_id)
+            self._forget(run)
             self._claim_again(run.work, should_release=False)
+
+    async def _ask_to_reclaim(self, run: RunningRequest) -> bool:
+        assert run.work.claimed is not None
+        while self._running.get(run.work.request_id) is run:
+            try:
+                return await self._ledger.reclaim(run.work.claimed, run.token)
+            except LedgerUnavailable as error:
+                _log.warning("reclaim_waits", request_id=run.work.request_id, error=error.message)
+                await self._clock.sleep(RETRY_SECONDS / 5)
+        return False
 
 
 def _error_of(rejected: RequestRejected) -> PlatformError:

@@ -246,11 +246,13 @@ class Intake:
         return await self._settle(work, claim)
 
     async def _claim(self, work: Work) -> Claim | None:
+        request = self._claim_request(work)
         try:
-            claim = await self._ledger.claim(self._claim_request(work))
+            claim = await self._ledger.claim(request)
         except LedgerUnavailable as error:
             _log.warning("claim_waits", request_id=work.request_id, error=error.message)
             return None
+        work.claimed = request
         self._listener.claimed(work, claim)
         return claim
 

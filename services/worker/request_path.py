@@ -100,7 +100,7 @@ class RequestPath:
         self.engine_is_ready = asyncio.Event()
         tokenizer = _text_tokenizer(ports.tokenizer)
         self._vocabulary_size = ports.tokenizer.vocabulary_size
-        conclusions = Conclusions(
+        self._conclusions = conclusions = Conclusions(
             ledger=ports.ledger,
             results=ports.results,
             replies=ports.replies,
@@ -157,6 +157,11 @@ class RequestPath:
         """For the request source: returns at once."""
         self.intake.deliver(delivery)
         self.balance()
+
+    async def put_back(self) -> None:
+        """Redis lost its data: tell it again what is in hand. Raises `LedgerUnavailable`."""
+        self.emitter.put_back()
+        await self._conclusions.put_back()
 
     # --- what the engine says
 

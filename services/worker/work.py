@@ -13,6 +13,7 @@ from opentelemetry.trace import INVALID_SPAN, Span
 from shared.contracts.errors import PlatformError
 from shared.contracts.identifiers import ClaimToken, RequestId
 from shared.contracts.requests import InferenceRequest, RequestEnvelope
+from shared.ledger.records import ClaimRequest
 from shared.messaging.source import SourceRecord
 
 
@@ -38,6 +39,8 @@ class Work:
     """Token ids per prompt, once tokenized."""
     token: ClaimToken | None = None
     """Of the claim under which it runs now; None while nothing is claimed."""
+    claimed: ClaimRequest | None = None
+    """What was asked when it was last claimed: all that Redis needs to know of it again after losing its data."""
     failures: int = 0
     """Attempts that ended in an error of ours which the ledger does not count (not a lost claim)."""
     has_seen_seal: bool = False

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from shared.contracts.identifiers import RequestId
-from shared.contracts.requests import RequestKind, WireFormat
+from shared.contracts.requests import Coordinates, RequestKind, WireFormat
 from shared.contracts.tools import ToolCall
 
 
@@ -109,3 +109,13 @@ class SealedOutcome:
     headers: tuple[tuple[str, bytes | None], ...]
     reply_to: str | None
     sealed_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedOutcome:
+    """A terminal as it lies on the results topic, and what its headers say of the request."""
+
+    outcome: SealedOutcome
+    tenant: str
+    pool: str
+    coordinates: Coordinates | None

@@ -14,11 +14,13 @@ from shared.ledger.records import (
     Claim,
     Conflict,
     Ended,
+    Epoch,
     Fenced,
     Finished,
     Foreign,
     Held,
     OwnedRequest,
+    Recovering,
     RegisterAnswer,
     RegisterStatus,
     RequestRecord,
@@ -76,7 +78,16 @@ def claim_answer(reply: Sequence[Any], token: ClaimToken) -> Claim:
             return Finished()
         case b"conflict":
             return Conflict()
+        case b"recovering":
+            return Recovering()
     raise InvariantViolated(f"claim.lua answered {reply[0]!r}")
+
+
+def epoch(reply: Sequence[bytes | None]) -> Epoch | None:
+    name, opened_at_ms, is_refilled = reply
+    if name is None:
+        return None
+    return Epoch(name=text(name), opened_at_ms=int(opened_at_ms or 0), is_refilled=is_refilled == b"1")
 
 
 def append_answer(reply: Sequence[int]) -> AppendAnswer:

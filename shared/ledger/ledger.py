@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from shared.contracts.errors import LedgerUnavailable
-from shared.contracts.events import SealedOutcome
+from shared.contracts.events import PublishedOutcome, SealedOutcome
 from shared.contracts.identifiers import ClaimToken, Incarnation, RequestId, new_claim_token
 from shared.ledger import answers, wire
 from shared.ledger.connection import Connections
@@ -23,6 +23,7 @@ from shared.ledger.records import (
     CancelAnswer,
     Claim,
     ClaimRequest,
+    Epoch,
     OwnedRequest,
     RegisterAnswer,
     Registration,
@@ -89,9 +90,6 @@ class Ledger:
         """Unsubscribe; how many subscribers are left."""
         return int(await self._run("detach", request_id, _channel(channel)))
 
-    async def read_log(self, request_id: RequestId) -> StreamSnapshot | None:
-        return answers.snapshot(await self._run("snapshot", request_id, ""))
-
     async def describe(self, request_id: RequestId) -> RequestRecord | None:
         return answers.request_record(request_id, await self._run("describe", request_id))
 
@@ -150,16 +148,16 @@ class Ledger:
         return answers.seal_answer(reply, outcome)
 
     async def finish(self, request_id: RequestId) -> bool:
-        """The sealed bytes are published: show the terminal, keep a marker. False: nothing has been sealed."""
+        """The sealed bytes are published: show the terminal, keep a marker. False: Redis lost them, `restore` them."""
         return bool(await self._run("finish", request_id, self._retention_ms, self._log_retention_ms))
 
     async def release(self, request_id: RequestId, token: ClaimToken) -> bool:
         """Let go without harm (drain, retry later). False: it was not held by this token."""
         return bool(await self._run("release", request_id, token))
 
-    async def refresh_lease(self, incarnation: Incarnation) -> None:
-        key = _bytes(f"{self._prefix}lease:{incarnation}")
-        await self._connections.ask("SET", key, "1", "PX", self._settings.lease_ttl_ms)
+    async def refresh_lease(self, incarnation: Incarnation) -> Epoch | None:
+        """Stay alive. None: Redis has no memory; claims are answered `Recovering` until `open_epoch`."""
+        return answers.epoch(await self._run("refresh", _bytes(incarnation), self._settings.lease_ttl_ms))
 
     async def drop_lease(self, incarnation: Incarnation) -> None:
         await self._connections.ask("DEL", _bytes(f"{self._prefix}lease:{incarnation}"))
@@ -169,6 +167,51 @@ class Ledger:
         """Ids to cancel now. Also seen by `append`: after a lost connection nothing needs to be read again."""
         async with Subscription(self._connections, f"{self._prefix}worker:{incarnation}") as encoded:
             yield (RequestId(message.decode()) async for message in encoded if message is not None)
+
+    # --- when Redis lost its data (line 14)
+
+    async def epoch(self) -> Epoch | None:
+        """What `refresh_lease` answers, for those who hold no lease."""
+        key = f"{self._prefix}epoch"
+        return answers.epoch(await self._connections.ask("HMGET", key, "name", "opened", "refilled"))
+
+    async def reclaim(self, request: ClaimRequest, token: ClaimToken, *, sealed: SealedOutcome | None = None) -> bool:
+        """Put a claim back under its own token, and what was sealed under it. False: it is somebody else's now."""
+        reply = await self._run(
+            "reclaim",
+            *self._described(request.registration),
+            _bytes(request.incarnation),
+            token,
+            self._settings.lease_ttl_ms,
+            wire.encode_origin(request.coordinates, request.trace_headers),
+            _bytes(request.engine),
+            "" if sealed is None else sealed.outcome.value,
+            b"" if sealed is None else wire.encode_sealed(sealed),
+        )
+        return bool(reply)
+
+    async def restore(self, published: PublishedOutcome) -> bool:
+        """Put a published outcome back. False: it is there."""
+        outcome = published.outcome
+        reply = await self._run(
+            "restore",
+            outcome.request_id,
+            outcome.outcome.value,
+            wire.encode_sealed(outcome),
+            _bytes(published.tenant),
+            _bytes(published.pool),
+            outcome.sealed_at_ms,
+            "" if published.coordinates is None else wire.encode_origin(published.coordinates, ()),
+            self._retention_ms,
+            self._log_retention_ms,
+        )
+        return bool(reply)
+
+    async def open_epoch(self, *, is_refilled: bool) -> Epoch:
+        """Answer claims from now on. The first one to say so names the epoch."""
+        epoch = answers.epoch(await self._run("open", secrets.token_hex(8), int(is_refilled)))
+        assert epoch is not None
+        return epoch
 
     # --- supervisor
 

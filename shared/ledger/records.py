@@ -86,6 +86,21 @@ class RequestRecord:
     finished_at_ms: int | None
     sealed: SealedOutcome | None
 
+    @property
+    def registration(self) -> Registration | None:
+        """What it takes to make it known again; None of one that was put back from its result."""
+        if not self.fingerprint:
+            return None
+        return Registration(
+            request_id=self.request_id,
+            pool=self.pool,
+            lane=self.lane,
+            tenant=self.tenant,
+            deadline_ms=self.deadline_ms,
+            fingerprint=self.fingerprint,
+            seed=self.seed,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelAnswer:
@@ -191,6 +206,15 @@ class Foreign:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovering:
     """Redis lost its data and is being refilled. Ask again in 500 ms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """One life of Redis' memory. `is_refilled`: there was another before it, and its data were lost."""
+
+    name: str
+    opened_at_ms: int
+    is_refilled: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

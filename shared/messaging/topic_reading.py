@@ -42,17 +42,30 @@ async def _partitions(settings: KafkaSettings, topic: str) -> list[TopicPartitio
     return [TopicPartition(topic, number) for number in sorted(part["partition"] for part in found["partitions"])]
 
 
-async def read_topic(settings: KafkaSettings, topic: str) -> AsyncIterator[SourceRecord]:
-    """Everything that is in the topic now, partition by partition. Raises BrokerUnavailable."""
+async def read_topic(
+    settings: KafkaSettings, topic: str, *, since_ms: int | None = None
+) -> AsyncIterator[SourceRecord]:
+    """Everything that is in the topic now, from an instant on, partition by partition. Raises BrokerUnavailable."""
     async with _consumer(settings) as consumer:
         for partition in await _partitions(settings, topic):
             consumer.assign([partition])
             end = (await consumer.end_offsets([partition]))[partition]
-            await consumer.seek_to_beginning(partition)
+            if since_ms is None:
+                await consumer.seek_to_beginning(partition)
+            else:
+                first = (await consumer.offsets_for_times({partition: since_ms}))[partition]
+                consumer.seek(partition, end if first is None else first.offset)
             while await consumer.position(partition) < end:
                 for record in (await consumer.getmany(partition, timeout_ms=_POLL_MS)).get(partition, ()):
                     if record.offset < end:
                         yield source_record(record)
+
+
+async def is_empty(settings: KafkaSettings, topic: str) -> bool:
+    """Nothing was ever written to it (what retention took counts as written). Raises BrokerUnavailable."""
+    async with _consumer(settings) as consumer:
+        ends = await consumer.end_offsets(await _partitions(settings, topic))
+    return not any(ends.values())
 
 
 async def forget_before(settings: KafkaSettings, offsets: Mapping[tuple[str, int], int]) -> None:

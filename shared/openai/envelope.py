@@ -196,6 +196,11 @@ def _derived_id(known: _KnownHeaders, coordinates: Coordinates, cluster: str) ->
     )
 
 
+def source_coordinates(headers: Headers) -> Coordinates | None:
+    """Where the request of a result or a copy lies, as their headers say."""
+    return _copied_coordinates(_KnownHeaders(headers))
+
+
 def _copied_coordinates(known: _KnownHeaders) -> Coordinates | None:
     """Where the original of a copy lies; None unless all four are there and sound."""
     topic = known.lenient(names_of.SOURCE_TOPIC)

@@ -31,3 +31,8 @@ class RedisSettings(ScopedSettings):
     breaker_open_ms: int = Field(
         default=1_000, ge=1, description="How long they are refused, before a few are let through to try."
     )
+    recovery_window_seconds: int = Field(
+        default=3_600,
+        ge=0,
+        description="After Redis lost its data: results and cancellations this old are put back before work goes on.",
+    )

@@ -309,6 +309,12 @@ FLEET_EVENTS = counter(
     meaning="What happened to the fleet: joined, ready, lost, left, engine down, reassigned, elected.",
     what_to_do="Lost without a deployment: out of memory or a dead node.",
 )
+LEDGER_REFILLS = counter(
+    "penstock_ledger_refills_total",
+    unit="refills",
+    meaning="Times that this worker put outcomes and cancellations from Kafka back into a Redis that lost its data.",
+    what_to_do="Should be 0: give Redis a disk (`appendonly yes`) and `maxmemory-policy noeviction`.",
+)
 REASSIGNED_REQUESTS = counter(
     "penstock_reassigned_requests_total",
     unit="requests",

@@ -87,6 +87,7 @@ async def measure(ledger: Ledger) -> None:
 async def main() -> None:
     with EmbeddedRedis() as server:
         async with Ledger(RedisSettings(url=server.url)) as ledger:
+            await ledger.open_epoch(is_refilled=False)
             await measure(ledger)
 
 

@@ -27,6 +27,7 @@ from shared.ledger.records import (
     Foreign,
     Held,
     OwnedRequest,
+    Recovering,
     RegisterAnswer,
     RegisterStatus,
     Registration,
@@ -40,6 +41,7 @@ from shared.ledger.records import (
 )  # fmt: skip
 from shared.ledger.wire import encode_flush
 from shared.settings.redis import RedisSettings
+from tests.fakes.ledger_recovery import RecoveringVerbs, restored_record
 from tests.fakes.ledger_store import Entry, Store
 
 T = TypeVar("T")
@@ -51,7 +53,7 @@ _SEALS_OF = {
 }
 
 
-class InMemoryLedger:
+class InMemoryLedger(RecoveringVerbs):
     """`available = False` makes every verb raise `LedgerUnavailable`."""
 
     def __init__(self, settings: RedisSettings | None = None, *, store: Store | None = None) -> None:
@@ -117,20 +119,9 @@ class InMemoryLedger:
 
     async def attach(self, request_id: RequestId, *, channel: str) -> StreamSnapshot | None:
         entry = self._known(request_id)
-        if entry:
-            self._subscribe(entry, channel)
-        return await self.read_log(request_id)
-
-    async def detach(self, request_id: RequestId, *, channel: str) -> int:
-        self._check()
-        entry = self.store.entries.get(request_id) or Entry()
-        entry.subscribers = [name for name in entry.subscribers if name != channel]
-        return len(entry.subscribers)
-
-    async def read_log(self, request_id: RequestId) -> StreamSnapshot | None:
-        entry = self._known(request_id)
         if entry is None:
             return None
+        self._subscribe(entry, channel)
         return StreamSnapshot(
             state=entry.state,
             chunks=list(entry.chunks),
@@ -139,8 +130,16 @@ class InMemoryLedger:
             tenant=entry.registration.tenant if entry.registration else "",
         )
 
+    async def detach(self, request_id: RequestId, *, channel: str) -> int:
+        self._check()
+        entry = self.store.entries.get(request_id) or Entry()
+        entry.subscribers = [name for name in entry.subscribers if name != channel]
+        return len(entry.subscribers)
+
     async def describe(self, request_id: RequestId) -> RequestRecord | None:
         entry = self._known(request_id)
+        if entry is not None and entry.restored is not None and entry.registration is None:
+            return restored_record(request_id, entry, entry.restored)
         if entry is None or entry.registration is None:
             return None
         known = entry.registration
@@ -187,6 +186,8 @@ class InMemoryLedger:
         await self.refresh_lease(request.incarnation)
         if entry.finished_at_ms is not None:
             return Finished()
+        if self.store.epoch is None:
+            return Recovering()
         if entry.registration is None:
             self._create(entry, registration)
         elif entry.registration.fingerprint != registration.fingerprint:
@@ -291,14 +292,14 @@ class InMemoryLedger:
     async def finish(self, request_id: RequestId) -> bool:
         entry = self._entry(request_id)
         if entry.finished_at_ms is not None:
-            return True
+            return entry.sealed is not None
         if entry.registration and not entry.sealed:
             return False
         entry.finished_at_ms = self.store.now_ms()
         self.store.publish(entry, [StreamMessage(request_id=request_id, terminal=entry.sealed)])
         entry.subscribers.clear()
         entry.clear_holder()
-        return True
+        return entry.sealed is not None
 
     async def release(self, request_id: RequestId, token: ClaimToken) -> bool:
         entry = self._known(request_id)
@@ -306,10 +307,6 @@ class InMemoryLedger:
             return False
         entry.clear_holder()
         return True
-
-    async def refresh_lease(self, incarnation: Incarnation) -> None:
-        self._check()
-        self.store.leases[incarnation] = self.store.now_ms() + self.settings.lease_ttl_ms
 
     async def drop_lease(self, incarnation: Incarnation) -> None:
         self._check()

@@ -5,9 +5,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from shared.contracts.events import Chunk, SealedOutcome
+from shared.contracts.events import Chunk, PublishedOutcome, SealedOutcome
 from shared.contracts.identifiers import ClaimToken, Incarnation, RequestId
-from shared.ledger.records import ClaimRequest, Registration, RequestState, StreamMessage, Verdict
+from shared.ledger.records import (
+    ClaimRequest,
+    Epoch,
+    Registration,
+    RequestState,
+    StreamMessage,
+    Verdict,
+)
+
+FIRST_EPOCH = Epoch(name="epoch-1", opened_at_ms=0, is_refilled=False)
 
 
 @dataclass
@@ -32,6 +41,7 @@ class Entry:
     chunks: list[Chunk] = field(default_factory=list)
     next_positions: dict[int, int] = field(default_factory=dict)
     ended_choices: set[int] = field(default_factory=set)
+    restored: PublishedOutcome | None = None
 
     @property
     def state(self) -> RequestState:
@@ -58,6 +68,15 @@ class Store:
     fences: dict[str, int] = field(default_factory=dict)
     streams: dict[str, list[asyncio.Queue[list[StreamMessage] | None]]] = field(default_factory=dict)
     cancellations: dict[str, list[asyncio.Queue[RequestId | None]]] = field(default_factory=dict)
+    epoch: Epoch | None = FIRST_EPOCH
+    num_epochs: int = 1
+
+    def lose_everything(self) -> None:
+        """Redis came back empty. Who listens to a channel still does."""
+        self.entries.clear()
+        self.leases.clear()
+        self.leaders.clear()
+        self.epoch = None
 
     def is_alive(self, incarnation: str | None) -> bool:
         return self.leases.get(incarnation or "", 0) > self.now_ms()

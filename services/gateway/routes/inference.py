@@ -51,10 +51,11 @@ async def _answer(request: Request, kind: RequestKind) -> Response:
         deadline_ms=accepted.deadline_ms,
         place=accepted.place,
         starts_from_log=accepted.is_repeat,
+        registration=accepted.registration,
     )
     return _stream(gateway, accepted, following) if accepted.request.stream else AwaitedOutcome(following)
 
 
 def _stream(gateway: Gateway, accepted: Accepted, following: Any) -> Response:
-    shape = shape_of(accepted.request, pool=accepted.pool, created_seconds=accepted.created_seconds)
+    shape = shape_of(accepted.request, pool=accepted.registration.pool, created_seconds=accepted.created_seconds)
     return gateway.event_stream(following, shape, gateway.renderer(accepted.request_id, shape))

@@ -9,13 +9,16 @@ from services.gateway.http_boundary import exchange_of
 from services.gateway.routes.request_status import location_of, render_status
 from services.gateway.server_sent_events import LAST_EVENT_ID, parse_event_id
 from services.gateway.stream_order import StreamPosition, delivered_prefix
-from shared.contracts.errors import InvalidRequest, RequestNotFound
+from shared.contracts.errors import InvalidRequest, LedgerUnavailable, RequestNotFound
 from shared.contracts.identifiers import RequestId, is_request_id
 from shared.ledger.records import RequestRecord
 from shared.openai.outcomes import request_id_of
 from shared.openai.streaming import StreamRenderer
 
 router = APIRouter(tags=["requests"])
+
+_FORGETFUL_MS = 60_000
+"""By then Kafka has delivered again, with all its timeouts, what nobody had in hand."""
 
 
 @router.get("/v1/requests/{name}", response_class=Response, summary="State of a request, and its result")
@@ -55,11 +58,21 @@ async def resume_stream(request: Request, name: str) -> Response:
             deadline_ms=record.deadline_ms,
             positions=positions,
             starts_from_log=True,
+            registration=record.registration,
         )
     except BaseException:
         gateway.followings.router.close(subscription)
         raise
     return gateway.event_stream(following, shape, renderer)
+
+
+async def _refuse_to_deny(gateway: Gateway) -> None:
+    """Raises `LedgerUnavailable` while Redis is, or was lately, without what it knew: unknown is not "none" then."""
+    epoch = await gateway.ledger.epoch()
+    if epoch is None:
+        raise LedgerUnavailable("Redis lost its data and is being refilled; ask again")
+    if epoch.is_refilled and gateway.clock.now_ms() - epoch.opened_at_ms < _FORGETFUL_MS:
+        raise LedgerUnavailable("Redis has lost its data lately; a request that waits may not be back yet; ask again")
 
 
 async def _skip_delivered(
@@ -83,6 +96,7 @@ async def _own_record(request: Request, name: str) -> RequestRecord:
     request_id = RequestId(request_id_of(name))
     record = await gateway.ledger.describe(request_id) if is_request_id(request_id) else None
     if record is None or not (authenticator.is_open or record.tenant == tenant):
+        await _refuse_to_deny(gateway)
         raise RequestNotFound(f"no request {name[:64]} is known")
     exchange_of(request.scope).request_id = request_id
     return record

@@ -9,6 +9,7 @@ redis.call('SET', lease_key(incarnation), '1', 'PX', ARGV[12])
 
 local record = read(id)
 if record.finished then return {'finished'} end
+if redis.call('EXISTS', EPOCH) == 0 then return {'recovering'} end
 if not record.fingerprint then
   create(id, {
     fingerprint = ARGV[3], pool = ARGV[4], lane = ARGV[5], tenant = ARGV[6], deadline = ARGV[7], seed = ARGV[8],

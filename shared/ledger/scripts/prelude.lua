@@ -9,6 +9,8 @@ local function outcome_key(id) return PREFIX .. 'outcome:' .. id end
 local function owned_key(incarnation) return PREFIX .. 'owned:' .. incarnation end
 local function lease_key(incarnation) return PREFIX .. 'lease:' .. incarnation end
 local INCARNATIONS = PREFIX .. 'incarnations'
+-- A hash that is missing exactly when Redis has lost its data, or never had any.
+local EPOCH = PREFIX .. 'epoch'
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -99,4 +101,20 @@ end
 local function clear_holder(id, record)
   redis.call('HDEL', request_key(id), 'token', 'holder')
   if record.holder then redis.call('SREM', owned_key(record.holder), id) end
+end
+
+local function seal(id, kind, encoded, retention_ms)
+  redis.call('HSET', request_key(id), 'sealed', kind)
+  redis.call('SET', outcome_key(id), encoded)
+  local ttl = redis.call('PTTL', request_key(id))
+  redis.call('PEXPIRE', outcome_key(id), ttl > 0 and ttl or retention_ms)
+end
+
+-- Subscribers get the outcome and are forgotten.
+local function show_terminal(id, record)
+  if not record.subscribers then return end
+  local frames = {}
+  add_frame(frames, record.subscribers, frame(id, {}, redis.call('GET', outcome_key(id))))
+  publish(frames)
+  redis.call('HDEL', request_key(id), 'subscribers')
 end

@@ -8,8 +8,5 @@ if record.finished or not record.token or record.token ~= token then return {'fe
 local allowed = {cancelled = {cancelled = true}, expired = {expired = true},
   incompatible = {failed = true}, poisoned = {failed = true, ['dead-lettered'] = true}}
 if record.verdict and not allowed[record.verdict][kind] then return {'contradiction', record.verdict} end
-redis.call('HSET', request_key(id), 'sealed', kind)
-redis.call('SET', outcome_key(id), ARGV[5])
-local ttl = redis.call('PTTL', request_key(id))
-redis.call('PEXPIRE', outcome_key(id), ttl > 0 and ttl or ARGV[6])
+seal(id, kind, ARGV[5], ARGV[6])
 return {'sealed'}

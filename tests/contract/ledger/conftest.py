@@ -24,4 +24,6 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
                 return await stack.enter_async_context(Ledger(settings))
             return await stack.enter_async_context(InMemoryLedger(store=store))  # type: ignore[arg-type]
 
-        yield Bench(open_ledger, await open_ledger())
+        ledger = await open_ledger()
+        await ledger.open_epoch(is_refilled=False)
+        yield Bench(open_ledger, ledger)

@@ -22,6 +22,7 @@ async def impatient(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
         if request.param == "redis":
             settings: RedisSettings = request.getfixturevalue("redis_settings")
             ledger = await stack.enter_async_context(Ledger(settings.model_copy(update=no_patience)))
+            await ledger.open_epoch(is_refilled=False)
         else:
             fake = InMemoryLedger(RedisSettings().model_copy(update=no_patience), store=Store())
             ledger = await stack.enter_async_context(fake)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ async def _collect(messages: AsyncIterator[list[StreamMessage]], count: int) -> 
 
 
 async def _log(bench: Bench) -> list[Chunk]:
-    snapshot = await bench.ledger.read_log(bench.request_id)
+    snapshot = await bench.ledger.attach(bench.request_id, channel="reader")
     assert snapshot is not None
     return snapshot.chunks
 
@@ -226,7 +226,7 @@ async def test_attaching_gives_the_log_so_far_and_the_state(bench: Bench) -> Non
         RequestState.RUNNING, [chunk(0, 1)], "acme",
     )  # fmt: skip
     await bench.ledger.seal(bench.request_id, run.token, bench.outcome())
-    sealed = await bench.ledger.read_log(bench.request_id)
+    sealed = await bench.ledger.attach(bench.request_id, channel="reader")
     assert sealed is not None
     assert (sealed.state, sealed.sealed, sealed.finished) == (RequestState.SEALED, bench.outcome(), False)
     await bench.ledger.finish(bench.request_id)
@@ -268,7 +268,7 @@ async def test_a_cancelled_request_that_nobody_holds_ends_at_its_next_claim(benc
 async def test_a_cancellation_before_the_request_is_known_is_kept_for_it(bench: Bench) -> None:
     answer = await bench.ledger.cancel(bench.request_id, reason="early", tenant="acme")
     assert (answer.requested, answer.known) == (True, False)
-    assert await bench.ledger.read_log(bench.request_id) is None
+    assert await bench.ledger.attach(bench.request_id, channel="reader") is None
     assert isinstance(await bench.claim(), Ended)
 
 

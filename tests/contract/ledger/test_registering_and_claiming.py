@@ -225,12 +225,12 @@ async def test_finish_before_any_seal_is_refused(bench: Bench) -> None:
     assert await bench.claim(BOB) == Held(by=ALICE)
 
 
-async def test_finishing_what_redis_has_forgotten_still_leaves_a_marker(bench: Bench) -> None:
-    assert await bench.ledger.finish(bench.request_id)
+async def test_finishing_what_redis_has_forgotten_leaves_a_marker_and_asks_for_the_outcome(bench: Bench) -> None:
+    assert not await bench.ledger.finish(bench.request_id)
     assert await bench.claim() == Finished()
     answer = await bench.ledger.register(bench.registration(), channel=None)
     assert (answer.status, answer.state) == (RegisterStatus.EXISTING, RequestState.FINISHED)
-    snapshot = await bench.ledger.read_log(bench.request_id)
+    snapshot = await bench.ledger.attach(bench.request_id, channel="reader")
     assert snapshot is not None
     assert (snapshot.finished, snapshot.sealed) == (True, None)
 

@@ -76,6 +76,7 @@ async def world(kafka_settings: KafkaSettings, redis_settings: RedisSettings) ->
         control_broker(kafka_settings, client_id="beats") as beats,
         serving(application) as url,
     ):
+        await ledger.open_epoch(is_refilled=False)
         world = World(url, ledger, ScriptedWorker(ledger, names=names))
         await consumer.start()
         try:

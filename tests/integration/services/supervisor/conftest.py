@@ -166,6 +166,7 @@ async def installation(kafka_bootstrap: str, redis_url: str) -> AsyncIterator[In
         AsyncExitStack() as stack,
     ):
         cluster = await cluster_id(kafka)
+        await ledger.open_epoch(is_refilled=False)
         yield Installation(kafka, redis, cluster, ledger, producer, control, lookup, events, stack, {})
 
 

@@ -66,7 +66,7 @@ async def num_logged_tokens(installation: Installation) -> int:  # noqa: F811
     async with Ledger(installation.redis) as ledger:
         for incarnation in [*await _incarnations(installation)]:
             for owned in await ledger.owned(incarnation):
-                snapshot = await ledger.read_log(owned.request_id)
+                snapshot = await ledger.attach(owned.request_id, channel="reader")
                 if snapshot is not None:
                     return sum(len(chunk.token_ids) for chunk in snapshot.chunks if chunk.choice == 0)
     return 0

@@ -32,6 +32,7 @@ def server() -> Iterator[EmbeddedRedis]:
 @pytest.fixture
 async def ledger(server: EmbeddedRedis) -> AsyncIterator[Ledger]:
     async with Ledger(RedisSettings(url=server.url)) as ledger:
+        await ledger.open_epoch(is_refilled=False)
         yield ledger
 
 
@@ -76,6 +77,7 @@ async def test_after_a_restart_of_redis_every_verb_works_again(server: EmbeddedR
     with pytest.raises(LedgerUnavailable):
         await bench.append(run.token, chunk(1, 2))
     server.start()
+    await bench.ledger.open_epoch(is_refilled=True)
     assert (await bench.ledger.register(bench.registration(), channel=None)).status is RegisterStatus.NEW
     again = await bench.run(BOB)
     assert again.token != run.token
@@ -91,6 +93,7 @@ async def test_a_listener_is_told_that_its_connection_was_lost_and_hears_again(
         server.start()
         (marker,) = await anext(messages)
         assert marker.is_lost_marker
+        await bench.ledger.open_epoch(is_refilled=True)
         await bench.ledger.register(bench.registration(), channel="gateway")
         await bench.append((await bench.run()).token, chunk(0, 1))
         assert await anext(messages) == [StreamMessage(request_id=bench.request_id, chunk=chunk(0, 1))]
@@ -120,6 +123,7 @@ async def test_a_claim_that_fails_keeps_its_token_for_the_repeat(server: Embedde
         await bench.claim()
     (token,) = bench.ledger._unanswered_claims.values()
     server.start()
+    await bench.ledger.open_epoch(is_refilled=True)
     assert (await bench.run()).token == token
     assert not bench.ledger._unanswered_claims
 

@@ -45,6 +45,7 @@ class RedisSubject:
 
     async def open(self) -> None:
         self.ledger = Ledger(self._settings)
+        await self.ledger.open_epoch(is_refilled=False)
 
     async def expire(self) -> None:
         key = f"{self._settings.key_prefix}request:{REQUEST}"

@@ -320,7 +320,7 @@ class Interleavings(RuleBasedStateMachine):
     @invariant()
     def the_ledger_says_what_the_model_says(self) -> None:
         model = self.model
-        snapshot = self.ask(self.subject.ledger.read_log(REQUEST))
+        snapshot = self.ask(self.subject.ledger.attach(REQUEST, channel="reader"))
         if not model.known:
             assert snapshot is None
             return

@@ -11,7 +11,7 @@ from services.supervisor.kafka_edge import Hear, KafkaEdge
 from services.supervisor.settings import SupervisorSettings
 from shared.contracts.errors import LedgerUnavailable
 from shared.contracts.identifiers import ClaimToken, Incarnation, RequestId
-from shared.ledger.records import OwnedRequest
+from shared.ledger.records import Epoch, OwnedRequest
 from shared.resilience.clock import ManualClock
 from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
@@ -30,6 +30,9 @@ class ScriptedLedger:
         if self.is_away:
             raise LedgerUnavailable("away")
         return self.lost
+
+    async def epoch(self) -> Epoch | None:
+        return Epoch(name="1", opened_at_ms=0, is_refilled=False)
 
     async def owned(self, incarnation: Incarnation) -> list[OwnedRequest]:
         return []

@@ -78,20 +78,32 @@ def test_rules_that_make_no_sense_are_refused(deaf: float, silent: float) -> Non
 class TestLeaseGrace:
     def test_the_first_look_is_believed(self) -> None:
         grace = LeaseGrace(longest_gap_seconds=1.2, grace_seconds=0.6)
-        assert grace.looked(started_at=0.0, now=0.01)
+        assert grace.looked(started_at=0.0, now=0.01, epoch="1")
 
     def test_regular_looks_are_believed(self) -> None:
         grace = LeaseGrace(longest_gap_seconds=1.2, grace_seconds=0.6)
-        assert all(grace.looked(started_at=at, now=at + 0.01) for at in (0.0, 0.2, 0.4, 1.5))
+        assert all(grace.looked(started_at=at, now=at + 0.01, epoch="1") for at in (0.0, 0.2, 0.4, 1.5))
 
     def test_after_a_gap_workers_get_time_to_refresh(self) -> None:
         grace = LeaseGrace(longest_gap_seconds=1.2, grace_seconds=0.6)
-        grace.looked(started_at=0.0, now=0.0)
-        assert not grace.looked(started_at=2.9, now=3.0)
-        assert not grace.looked(started_at=3.4, now=3.4)
-        assert grace.looked(started_at=3.6, now=3.7)
+        grace.looked(started_at=0.0, now=0.0, epoch="1")
+        assert not grace.looked(started_at=2.9, now=3.0, epoch="1")
+        assert not grace.looked(started_at=3.4, now=3.4, epoch="1")
+        assert grace.looked(started_at=3.6, now=3.7, epoch="1")
 
     def test_a_look_that_hung_is_a_gap_itself(self) -> None:
         grace = LeaseGrace(longest_gap_seconds=1.2, grace_seconds=0.6)
-        grace.looked(started_at=0.0, now=0.0)
-        assert not grace.looked(started_at=0.2, now=4.0)
+        grace.looked(started_at=0.0, now=0.0, epoch="1")
+        assert not grace.looked(started_at=0.2, now=4.0, epoch="1")
+
+    def test_leases_that_redis_forgot_prove_nothing(self) -> None:
+        grace = LeaseGrace(longest_gap_seconds=1.2, grace_seconds=0.6)
+        assert grace.looked(started_at=0.0, now=0.0, epoch="1")
+        assert not grace.looked(started_at=0.2, now=0.2, epoch=None), "empty, and back so soon that there was no gap"
+        assert not grace.looked(started_at=0.4, now=0.4, epoch="2")
+        assert grace.looked(started_at=1.2, now=1.2, epoch="2")
+
+    def test_a_new_memory_that_was_opened_between_two_looks_is_noticed_too(self) -> None:
+        grace = LeaseGrace(longest_gap_seconds=1.2, grace_seconds=0.6)
+        grace.looked(started_at=0.0, now=0.0, epoch="1")
+        assert not grace.looked(started_at=0.2, now=0.2, epoch="2")

@@ -10,6 +10,7 @@ import pytest
 
 from shared.contracts.errors import RequestCancelled
 from shared.contracts.events import FinishReason, Outcome
+from shared.ledger.records import Epoch
 from shared.openai.requests import parse_request
 from tests.fakes.served_gateway import ServedGateway, served_gateway, until
 
@@ -207,3 +208,49 @@ async def test_another_tenants_request_does_not_exist() -> None:
     assert [response.status_code for response in foreign] == [404] * 3
     assert entry.cancel is None
     assert first.headers["location"] != second.headers["location"]
+
+
+async def test_while_redis_is_refilled_an_unknown_request_is_not_denied(served: ServedGateway) -> None:
+    served.ledger.store.epoch = None
+    for answer in (
+        await served.client.get(f"/v1/requests/{UNKNOWN}"),
+        await served.client.get(f"/v1/requests/{UNKNOWN}/stream"),
+        await served.client.delete(f"/v1/requests/{UNKNOWN}"),
+    ):
+        assert answer.status_code == 503
+        assert "refilled" in answer.json()["error"]["message"]
+
+
+async def test_for_a_minute_after_a_loss_an_unknown_request_may_still_come_back(served: ServedGateway) -> None:
+    now_ms = served.gateway.clock.now_ms()
+    served.ledger.store.epoch = Epoch(name="2", opened_at_ms=now_ms - 50_000, is_refilled=True)
+    assert (await served.client.get(f"/v1/requests/{UNKNOWN}")).status_code == 503
+    served.ledger.store.epoch = Epoch(name="2", opened_at_ms=now_ms - 61_000, is_refilled=True)
+    assert (await served.client.get(f"/v1/requests/{UNKNOWN}")).status_code == 404
+
+
+async def test_a_stream_outlives_the_loss_of_everything_redis_knew(served: ServedGateway) -> None:
+    asked = asyncio.create_task(served.client.post(PATH, json=STREAM))
+    job = await served.claimed()
+    await job.say("one ")
+    await until(lambda: served.gateway.followings.router.num_streams)
+    served.ledger.store.lose_everything()
+    await until(lambda: job.envelope.request_id in served.ledger.store.entries)  # the gateway tells it again
+    await served.ledger.open_epoch(is_refilled=True)
+    again = await served.claimed()
+    assert again.envelope.request_id == job.envelope.request_id
+    await again.say("one ")
+    await again.say("two", finish=FinishReason.STOP)
+    await again.complete()
+    assert contents((await asked).text) == "one two"
+
+
+async def test_a_stream_that_no_worker_has_begun_is_asked_for_again_elsewhere(served: ServedGateway) -> None:
+    asked = asyncio.create_task(served.client.post(PATH, json=STREAM))
+    record = await served.published()
+    request_id = next(iter(served.ledger.store.entries))
+    served.gateway.shapes._shapes.clear()  # as at another gateway
+    answer = await served.client.get(f"/v1/requests/{request_id}/stream")
+    assert answer.status_code == 503
+    await served.worker.answer(record, "a")
+    await asked
