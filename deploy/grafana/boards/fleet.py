@@ -36,6 +36,7 @@ FLEET = Board(
                 "short",
                 by("penstock_reassignment_failures_total", "reason", shows=Shows.FAULT),
             ),
+            Panel("Redis refilled", "short", by("penstock_ledger_refills_total", shows=Shows.FAULT)),
         ),
     },
 )
