@@ -1,21 +1,27 @@
 """Static against continuous batching: throughput when more is asked than fits, latency at two rates below that.
 
-`python -P -m services.worker.offline.batching_benchmark --check`, with `--model DIR` to measure this machine's steps.
-The scheduler is the engine's; a step's time comes from a cost model with three measured numbers.
+`python -P -m services.worker.offline.batching_benchmark --check`, with `--model DIR` to measure this machine's steps,
+`--run --model DIR` to compute every step of every load by that model. The scheduler is the engine's in all three;
+without `--run` a step's time comes from a cost model with three measured numbers.
 """
 
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from services.worker.engine.config import EngineConfig, SchedulingPolicy
+from services.worker.engine.events import StepStatistics
+from services.worker.offline.batching_run import BatchingRun, fitted_cost
 from services.worker.offline.batching_simulation import Batching, Outcome, StepCost, simulate
-from services.worker.offline.chat_load import DISTRIBUTION, MEAN_OUTPUT_TOKENS, chat_requests
+from services.worker.offline.chat_load import DISTRIBUTION, MEAN_OUTPUT_TOKENS, LoadRequest, chat_requests
 
 LEAST_THROUGHPUT_RATIO = 3.2
 LEAST_LATENCY_CUT = 0.73
@@ -25,6 +31,10 @@ _BUSY_LOAD = 0.5
 """Of what continuous batching can serve."""
 _FULL_LOAD = 20.0
 _CONTEXT_TOKENS = 2048
+_BLOCK_SIZE_TOKENS = 16
+_CHUNK_TOKENS = 512
+_ALL_AT_ONCE = 1e9
+"""Requests per second: more than any model answers."""
 
 SMOLLM2_ON_ONE_CORE = StepCost(step_seconds=0.0164, prompt_token_seconds=0.00137, decode_token_seconds=0.00173)
 """SmolLM2-135M in bfloat16, one thread of an EPYC at 2.5 GHz: decode steps of 18.1 ms with 1 and 71.7 ms with 32
@@ -55,14 +65,65 @@ class BatchingResult:
     problems: tuple[str, ...]
 
 
+Play = Callable[[Batching, float], Outcome]
+"""A load of so many requests per second through one way of batching."""
+
+
 def compare_batching(cost: StepCost, *, num_requests: int = 600, places: int = 32, seed: int = 1) -> BatchingResult:
+    """The scheduler on a simulated clock."""
+
     def play(batching: Batching, per_second: float) -> Outcome:
         load = chat_requests(num_requests, context_tokens=_CONTEXT_TOKENS, per_second=per_second, seed=seed)
         return simulate(load, batching, cost, places=places, context=_CONTEXT_TOKENS)
 
-    full = {batching: play(batching, _full_rate(cost)) for batching in Batching}
-    light = _LIGHT_LOAD * full[Batching.PADDED].output_tokens_per_second / MEAN_OUTPUT_TOKENS
-    busy = _BUSY_LOAD * full[Batching.CONTINUOUS].output_tokens_per_second / MEAN_OUTPUT_TOKENS
+    return _compare(
+        play, lambda: cost, full_rate=_full_rate(cost), places=places, mean_output_tokens=MEAN_OUTPUT_TOKENS
+    )
+
+
+def run_model(
+    model: Path, *, num_requests: int = 64, places: int = 16, length_scale: float = 0.125, seed: int = 1
+) -> BatchingResult:
+    """Every step of every load computed by the engine. Imports torch. Raises CheckpointError, ValueError."""
+    from services.worker.engine.engine import Engine
+
+    context = max(2, round(_CONTEXT_TOKENS * length_scale))
+    steps: list[StepStatistics] = []
+
+    def load_at(per_second: float) -> list[LoadRequest]:
+        return chat_requests(
+            num_requests, context_tokens=context, per_second=per_second, seed=seed, length_scale=length_scale
+        )
+
+    def play(batching: Batching, per_second: float) -> Outcome:
+        is_continuous = batching is Batching.CONTINUOUS
+        config = EngineConfig(
+            model=model,
+            max_model_tokens=2 * context,  # a padded row may have the longest prompt and the longest answer
+            num_kv_blocks=places * -(-2 * context // _BLOCK_SIZE_TOKENS),
+            block_size_tokens=_BLOCK_SIZE_TOKENS,
+            max_running_sequences=places,
+            max_waiting_sequences=num_requests,
+            max_tokens_per_step=_CHUNK_TOKENS if is_continuous else places * context,
+            policy=SchedulingPolicy.CONTINUOUS if is_continuous else SchedulingPolicy.STATIC,
+            enable_prefix_cache=False,
+        )
+        run = BatchingRun(engine=Engine.load(config), batching=batching, places=places)
+        outcome = run.run(load_at(per_second))
+        if is_continuous:
+            steps.extend(run.steps)
+        return outcome
+
+    mean = fmean(request.num_output_tokens for request in load_at(_ALL_AT_ONCE))
+    return _compare(play, lambda: fitted_cost(steps), full_rate=_ALL_AT_ONCE, places=places, mean_output_tokens=mean)
+
+
+def _compare(
+    play: Play, cost: Callable[[], StepCost], *, full_rate: float, places: int, mean_output_tokens: float
+) -> BatchingResult:
+    full = {batching: play(batching, full_rate) for batching in Batching}
+    light = _LIGHT_LOAD * full[Batching.PADDED].output_tokens_per_second / mean_output_tokens
+    busy = _BUSY_LOAD * full[Batching.CONTINUOUS].output_tokens_per_second / mean_output_tokens
     comparisons = tuple(
         Comparison(
             batching=batching,
@@ -77,7 +138,7 @@ def compare_batching(cost: StepCost, *, num_requests: int = 600, places: int = 3
     ratio = continuous.full_load.output_tokens_per_second / padded.full_load.output_tokens_per_second
     cut = 1 - continuous.busy_load.p99_latency_seconds / padded.busy_load.p99_latency_seconds
     return BatchingResult(
-        cost=cost,
+        cost=cost(),
         places=places,
         busy_requests_per_second=busy,
         light_requests_per_second=light,
@@ -116,10 +177,10 @@ def measure_cost(model: Path) -> StepCost:
     )
 
 
-def result_table(result: BatchingResult) -> Table:
+def result_table(result: BatchingResult, *, subject: str = "The engine's scheduler, time modelled") -> Table:
     cost = result.cost
     table = Table(
-        title=f"The engine's scheduler, {result.places} places; a step costs {1e3 * cost.step_seconds:.1f} ms,"
+        title=f"{subject}, {result.places} places; a step costs {1e3 * cost.step_seconds:.1f} ms,"
         f" {1e3 * cost.prompt_token_seconds:.2f} ms a prompt token, {1e3 * cost.decode_token_seconds:.2f} ms a decode",
         caption=f"Poisson arrivals; {DISTRIBUTION}. p99 latency, busy: {result.busy_requests_per_second:.2f}"
         f" requests/s, light: {result.light_requests_per_second:.2f}.",
@@ -147,23 +208,31 @@ def result_json(result: BatchingResult) -> str:
 
 def _command(
     model: Annotated[Path | None, typer.Option(help="Measure the steps of this checkpoint here, now.")] = None,
-    requests: Annotated[int, typer.Option(min=100, help="Requests of each run.")] = 600,
-    places: Annotated[int, typer.Option(min=1, help="Sequences of a batch.")] = 32,
+    run: Annotated[bool, typer.Option("--run", help="Compute every step by the model.")] = False,
+    length_scale: Annotated[float, typer.Option(min=0.01, max=1, help="With --run: of all lengths.")] = 0.125,
+    requests: Annotated[int | None, typer.Option(min=8, help="Requests of each load: 600, with --run 64.")] = None,
+    places: Annotated[int | None, typer.Option(min=1, help="Sequences of a batch: 32, with --run 16.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 and name the goals that are missed.")] = False,
 ) -> None:
     """Compare static with continuous batching."""
     errors = Console(stderr=True)
     try:
-        cost = SMOLLM2_ON_ONE_CORE if model is None else measure_cost(model)
+        if run and model is None:
+            raise ValueError("--run needs --model DIR")
+        if run and model is not None:
+            result = run_model(model, num_requests=requests or 64, places=places or 16, length_scale=length_scale)
+        else:
+            cost = SMOLLM2_ON_ONE_CORE if model is None else measure_cost(model)
+            result = compare_batching(cost, num_requests=requests or 600, places=places or 32)
     except (ValueError, OSError) as error:
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
-    result = compare_batching(cost, num_requests=requests, places=places)
+    subject = f"{model.name}, every step computed, lengths x {length_scale}" if run and model else None
     if as_json:
         sys.stdout.write(result_json(result) + "\n")
     else:
-        Console().print(result_table(result))
+        Console().print(result_table(result) if subject is None else result_table(result, subject=subject))
     if check:
         for problem in result.problems:
             errors.print(f"missed: {problem}", markup=False, highlight=False, soft_wrap=True)

@@ -33,13 +33,15 @@ class LoadRequest:
     num_shared_tokens: int = 0
 
 
-def chat_requests(num_requests: int, *, context_tokens: int, per_second: float, seed: int) -> list[LoadRequest]:
-    """Independent users: exponential gaps, nothing shared."""
+def chat_requests(
+    num_requests: int, *, context_tokens: int, per_second: float, seed: int, length_scale: float = 1.0
+) -> list[LoadRequest]:
+    """Independent users: exponential gaps, nothing shared. `length_scale` multiplies the mean lengths."""
     draw = random.Random(seed)
     requests, now = [], 0.0
     for _ in range(num_requests):
         now += draw.expovariate(per_second)
-        prompt, output = _fit(_prompt_tokens(draw), _output_tokens(draw), context_tokens)
+        prompt, output = _fit(_prompt_tokens(draw, length_scale), _output_tokens(draw, length_scale), context_tokens)
         requests.append(LoadRequest(num_prompt_tokens=prompt, num_output_tokens=output, arrival_seconds=now))
     return requests
 
@@ -61,12 +63,12 @@ def mixed_requests(*, context_tokens: int, seed: int) -> Iterator[LoadRequest]:
         )
 
 
-def _prompt_tokens(draw: random.Random) -> int:
-    return _log_normal(draw, MEAN_PROMPT_TOKENS, PROMPT_SPREAD)
+def _prompt_tokens(draw: random.Random, scale: float = 1.0) -> int:
+    return _log_normal(draw, MEAN_PROMPT_TOKENS * scale, PROMPT_SPREAD)
 
 
-def _output_tokens(draw: random.Random) -> int:
-    return _log_normal(draw, MEAN_OUTPUT_TOKENS, OUTPUT_SPREAD)
+def _output_tokens(draw: random.Random, scale: float = 1.0) -> int:
+    return _log_normal(draw, MEAN_OUTPUT_TOKENS * scale, OUTPUT_SPREAD)
 
 
 def _log_normal(draw: random.Random, mean: float, spread: float) -> int:
