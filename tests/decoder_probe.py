@@ -58,7 +58,7 @@ def all_logits(
     while start < len(token_ids):
         count = min(pieces[min(step, len(pieces) - 1)], len(token_ids) - start)
         item = ScheduledSequence(sequence=sequence, start=start, num_tokens=count, samplers=(), is_decode=False)
-        inputs = prepare_inputs(ScheduledBatch(items=[item]), block_size_tokens=BLOCK_SIZE, device=DEVICE)
+        inputs = prepare_inputs(ScheduledBatch(items=[item]), block_size_tokens=BLOCK_SIZE).to(DEVICE)
         rows.append(decoder.logits(decoder.forward(inputs.token_ids, caches, inputs.layouts)))
         start, step = start + count, step + 1
     return torch.cat(rows)

@@ -31,6 +31,12 @@ class WorkerSettings(ScopedSettings):
     kv_cache_bytes: int | None = Field(
         default=None, ge=1, description="Size of the KV cache; unset: a share of what is free."
     )
+    device_memory_fraction: float = Field(
+        default=0.9, gt=0, le=1, description="Of a card's memory for weights, one step and the KV cache together."
+    )
+    enable_cuda_graphs: bool = Field(
+        default=True, description="On CUDA decode steps are recorded once for each batch size, then replayed."
+    )
     block_size_tokens: int = Field(
         default=16, ge=1, le=1024, description="Positions of one KV block; flash-attn 2 needs a multiple of 256."
     )
@@ -98,6 +104,8 @@ class WorkerSettings(ScopedSettings):
             dtype=self.dtype,
             device=self.device,
             kv_cache_bytes=self.kv_cache_bytes,
+            device_memory_fraction=self.device_memory_fraction,
+            enable_cuda_graphs=self.enable_cuda_graphs,
             block_size_tokens=self.block_size_tokens,
             max_model_tokens=self.max_model_tokens,
             max_tokens_per_step=self.max_tokens_per_step,

@@ -16,7 +16,8 @@ class EngineConfig:
 
     `dtype` and `device` may be `auto`: CUDA when there is one, else CPU; the checkpoint's dtype (bfloat16 on CPU
     for 16-bit checkpoints). `kv_cache_bytes` None takes a share of what is free. `max_model_tokens` None takes
-    the checkpoint's own limit. `num_threads` None leaves torch's choice.
+    the checkpoint's own limit. `device_memory_fraction`: of a
+    card's memory, weights and step included, when `kv_cache_bytes` is None. `num_threads` None leaves torch's choice.
     """
 
     model: Path
@@ -32,4 +33,6 @@ class EngineConfig:
     policy: SchedulingPolicy = SchedulingPolicy.CONTINUOUS
     enable_prefix_cache: bool = True
     attention_backend: str = "auto"
+    device_memory_fraction: float = 0.9
+    enable_cuda_graphs: bool = True
     num_threads: int | None = None

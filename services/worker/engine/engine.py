@@ -65,6 +65,7 @@ class Engine:
             dtype=model.dtype,
             attention_backend=model.attention_backend,
             attention_note=model.attention_note,
+            num_decode_graphs=model.num_decode_graphs,
             load_seconds=load_seconds,
             process_id=os.getpid(),
         )

@@ -135,6 +135,7 @@ class EngineReady:
 
     `kv_cache_tokens`: context that the cache holds when it is full; `num_full_sequences`: of the longest length, at
     once. `attention_note` says why `auto` did not take the fastest attention backend, if it did not.
+    `num_decode_graphs`: batch sizes whose decode step is recorded.
     """
 
     model_name: str
@@ -151,6 +152,7 @@ class EngineReady:
     attention_backend: str
     load_seconds: float
     attention_note: str = ""
+    num_decode_graphs: int = 0
     process_id: int = 0
 
 

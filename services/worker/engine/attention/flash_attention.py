@@ -37,7 +37,7 @@ class FlashAttention2:
     def __init__(self, module: Any) -> None:
         self._with_cache = module.flash_attn_with_kvcache
         self._varlen = module.flash_attn_varlen_func
-        self._known: tuple[StepLayout, torch.Tensor, torch.Tensor] | None = None
+        self._known: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def attend(
         self,
@@ -76,11 +76,11 @@ class FlashAttention2:
 
     def _chunk_ends(self, layout: StepLayout) -> tuple[torch.Tensor, torch.Tensor]:
         """Cumulative new tokens and contexts of the chunks, [S' + 1] int32 each: once a step, not once a layer."""
-        if self._known is None or self._known[0] is not layout:
+        if self._known is None or self._known[0] is not layout.context_lengths:
             chunks = slice(layout.num_single, None)
             contexts = layout.context_lengths[chunks].cumsum(0, dtype=torch.int32)
             self._known = (
-                layout,
+                layout.context_lengths,
                 layout.query_starts[chunks] - layout.num_single,
                 torch.cat([contexts.new_zeros(1), contexts]),
             )

@@ -9,9 +9,10 @@ from services.worker.engine.config import EngineConfig
 from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
 from services.worker.engine.kv_cache.layer_groups import LayerGroups
 
-GPU_SHARE = 0.9
 CPU_SHARE = 0.25
 CPU_LIMIT_BYTES = 4 << 30
+_LOGITS_COPIES = 6
+"""What sampling holds at once, in float32: logits, shifted, sorted with their places, probabilities, their sums."""
 
 
 def bytes_per_block(decoder: DecoderConfig, groups: LayerGroups, *, block_size_tokens: int, dtype: torch.dtype) -> int:
@@ -24,13 +25,14 @@ def count_blocks(
     geometry: CacheGeometry,
     *,
     block_bytes: int,
+    step_bytes: int,
     max_model_tokens: int,
     device: torch.device,
 ) -> int:
     """At most what all running sequences together can use. Raises ValueError when too few fit for one token."""
     num_blocks = config.num_kv_blocks
     if num_blocks is None:
-        budget = config.kv_cache_bytes if config.kv_cache_bytes is not None else _free_bytes(device)
+        budget = config.kv_cache_bytes if config.kv_cache_bytes is not None else _free_bytes(config, device, step_bytes)
         most = geometry.most_blocks(max_model_tokens) * config.max_running_sequences
         num_blocks = min(budget // block_bytes, most)
         if num_blocks < geometry.most_blocks(1):
@@ -43,9 +45,27 @@ def count_blocks(
     return num_blocks
 
 
-def _free_bytes(device: torch.device) -> int:
+def bytes_of_a_step(decoder: DecoderConfig, config: EngineConfig, *, dtype: torch.dtype) -> int:
+    """What the largest step needs beside weights and cache: activations of its tokens, logits of its sequences."""
+    heads = decoder.num_query_heads + decoder.num_kv_heads
+    per_token = 6 * decoder.hidden_size + 3 * decoder.intermediate_size + 4 * heads * decoder.head_size
+    logits = config.max_running_sequences * decoder.vocabulary_size * torch.float32.itemsize
+    return config.max_tokens_per_step * per_token * dtype.itemsize + _LOGITS_COPIES * logits
+
+
+def device_budget(*, total_bytes: int, free_bytes: int, fraction: float, step_bytes: int) -> int:
+    """What is left of `fraction` of a card for the cache once everything else, others' memory too, has its place."""
+    return int(total_bytes * fraction) - (total_bytes - free_bytes) - step_bytes
+
+
+def _free_bytes(config: EngineConfig, device: torch.device, step_bytes: int) -> int:
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free * GPU_SHARE)
+        free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+        return device_budget(
+            total_bytes=total_bytes,
+            free_bytes=free_bytes,
+            fraction=config.device_memory_fraction,
+            step_bytes=step_bytes,
+        )
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min(int(free * CPU_SHARE), CPU_LIMIT_BYTES)

@@ -7,7 +7,8 @@ import torch
 from services.worker.engine.attention.backend_selection import attention_needs, select_attention
 from services.worker.engine.checkpoints.weights import open_checkpoint
 from services.worker.engine.config import EngineConfig
-from services.worker.engine.execution.cache_sizing import bytes_per_block, count_blocks
+from services.worker.engine.execution.cache_sizing import bytes_of_a_step, bytes_per_block, count_blocks
+from services.worker.engine.execution.graph_capture import CudaGraphCapture
 from services.worker.engine.execution.model_runner import ModelRunner
 from services.worker.engine.execution.placement import choose_device, choose_dtype
 from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
@@ -28,6 +29,7 @@ class LoadedModel:
     dtype: str
     attention_backend: str
     attention_note: str
+    num_decode_graphs: int
 
 
 def load_model(config: EngineConfig) -> LoadedModel:
@@ -54,7 +56,14 @@ def load_model(config: EngineConfig) -> LoadedModel:
         windows=groups.windows,
     )
     block_bytes = bytes_per_block(shape, groups, block_size_tokens=config.block_size_tokens, dtype=dtype)
-    num_blocks = count_blocks(config, geometry, block_bytes=block_bytes, max_model_tokens=limit, device=device)
+    num_blocks = count_blocks(
+        config,
+        geometry,
+        block_bytes=block_bytes,
+        step_bytes=bytes_of_a_step(shape, config, dtype=dtype),
+        max_model_tokens=limit,
+        device=device,
+    )
     # A checkpoint may promise millions of positions; no sequence is longer than the cache.
     max_model_tokens = geometry.longest_sequence(num_blocks, limit_tokens=limit)
     decoder.prepare_positions(max_model_tokens)
@@ -66,6 +75,11 @@ def load_model(config: EngineConfig) -> LoadedModel:
         dtype=dtype,
         device=device,
     )
+    sizes: list[int] = []
+    if config.enable_cuda_graphs and device.type == "cuda" and decoder.is_capturable:
+        sizes = runner.record_decode_graphs(
+            CudaGraphCapture(), max_rows=config.max_running_sequences, max_tokens=max_model_tokens
+        )
     name = str(dtype).removeprefix("torch.")
     return LoadedModel(
         runner=runner,
@@ -78,4 +92,5 @@ def load_model(config: EngineConfig) -> LoadedModel:
         dtype=name,
         attention_backend=attention.name,
         attention_note=attention_note,
+        num_decode_graphs=len(sizes),
     )

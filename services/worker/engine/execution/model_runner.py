@@ -10,13 +10,30 @@ import torch
 
 from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.batch import SampledToken, ScheduledBatch
-from services.worker.engine.execution.step_inputs import prepare_inputs
+from services.worker.engine.device_transfer import select_rows, upload
+from services.worker.engine.execution.decode_graphs import DecodeGraphs
+from services.worker.engine.execution.graph_capture import GraphCapture
+from services.worker.engine.execution.step_inputs import StepTensors, prepare_inputs
 from services.worker.engine.kv_cache.layer_groups import LayerGroups
 from services.worker.engine.models.decoder import Decoder
-from services.worker.engine.sampling.prompt_logprobs import score_prompts
-from services.worker.engine.sampling.sampler import sample
+from services.worker.engine.sampling.prompt_logprobs import PromptScores, score_prompts
+from services.worker.engine.sampling.sampler import PendingSamples, sample
 
 _CACHE_LINE_BYTES = 64
+
+
+class PendingStep:
+    """A step that was launched: its tokens are on their way."""
+
+    def __init__(self, samples: PendingSamples | None, scores: list[PromptScores]) -> None:
+        self._samples = samples
+        self._scores = scores
+
+    def read(self) -> list[SampledToken]:
+        """Waits for the device. One token for every sampler of the batch."""
+        for score in self._scores:
+            score.read()
+        return [] if self._samples is None else self._samples.read()
 
 
 class ModelRunner:
@@ -34,29 +51,63 @@ class ModelRunner:
         self._block_size_tokens = block_size_tokens
         self._device = device
         config = decoder.config
-        shape = (groups.layers_per_block, 2, num_blocks, block_size_tokens, config.num_kv_heads, config.head_size)
+        # One block more than the scheduler knows of: what a recorded step's padding writes to.
+        shape = (groups.layers_per_block, 2, num_blocks + 1, block_size_tokens, config.num_kv_heads, config.head_size)
         self._cache = zeros(shape, dtype=dtype, device=device)
         self._layer_caches = layer_caches(self._cache, groups)
+        self._num_groups = len(groups.groups)
+        self._graphs: DecodeGraphs | None = None
 
     @torch.inference_mode()
+    def record_decode_graphs(self, capture: GraphCapture, *, max_rows: int, max_tokens: int) -> list[int]:
+        """From now on steps of single tokens are replayed. Returns the sizes that were recorded."""
+        self._graphs = DecodeGraphs(
+            self._compute_all,
+            capture,
+            max_rows=max_rows,
+            num_columns=-(-max_tokens // self._block_size_tokens),
+            num_groups=self._num_groups,
+            block_size_tokens=self._block_size_tokens,
+            spare_slot=(self._cache.shape[2] - 1) * self._block_size_tokens,
+            device=self._device,
+        )
+        return self._graphs.sizes
+
     def run(self, batch: ScheduledBatch) -> list[SampledToken]:
         """One token for every sampler of the batch."""
+        return self.launch(batch).read()
+
+    @torch.inference_mode()
+    def launch(self, batch: ScheduledBatch) -> PendingStep:
+        """Everything of a step but waiting for it: on a CUDA device it returns while the device still computes."""
         self._copy_blocks(batch.block_copies)
-        inputs = prepare_inputs(batch, block_size_tokens=self._block_size_tokens, device=self._device)
+        inputs = prepare_inputs(batch, block_size_tokens=self._block_size_tokens)
         for sequence in inputs.samplers:
             if sequence.constraint is not None:
                 sequence.constraint.begin_mask()
-        hidden = self._decoder.forward(inputs.token_ids, self._layer_caches, inputs.layouts)
-        score_prompts(inputs.items, inputs.layouts[0].query_start_list, hidden, self._decoder.logits)
+        recorded = None if self._graphs is None else self._graphs.run(inputs)
+        if recorded is None:
+            tensors = inputs.to(self._device)
+            hidden = self._decoder.forward(tensors.token_ids, self._layer_caches, tensors.layouts)
+        else:
+            hidden, logits = recorded
+        scores = score_prompts(inputs.items, inputs.arrays.query_starts.tolist(), hidden, self._decoder.logits)
         if not inputs.samplers:
-            return []
-        if inputs.sampled_rows != list(range(hidden.shape[0])):
-            hidden = hidden[inputs.sampled_rows]
-        return sample(self._decoder.logits(hidden), inputs.samplers)
+            return PendingStep(None, scores)
+        if recorded is None:
+            logits = self._decoder.logits(select_rows(hidden, inputs.sampled_rows))
+        else:
+            logits = select_rows(logits, inputs.sampled_rows)
+        return PendingStep(sample(logits, inputs.samplers), scores)
+
+    def _compute_all(self, tensors: StepTensors) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self._decoder.forward(tensors.token_ids, self._layer_caches, tensors.layouts)
+        return hidden, self._decoder.logits(hidden)
 
     def _copy_blocks(self, copies: dict[int, int]) -> None:
         if copies:
-            self._cache[:, :, list(copies)] = self._cache[:, :, list(copies.values())]
+            sources = self._cache.index_select(2, upload(list(copies.values()), self._device))
+            self._cache.index_copy_(2, upload(list(copies), self._device), sources)
 
 
 def layer_caches(cache: torch.Tensor, groups: LayerGroups) -> list[LayerCache]:

@@ -1,6 +1,9 @@
 """From a scheduled batch to the tensors of one forward pass. Knows lists and where tensors live, not the model."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,27 +11,116 @@ import torch
 
 from services.worker.engine.attention.step_layout import StepLayout
 from services.worker.engine.batch import ScheduledBatch, ScheduledSequence
+from services.worker.engine.device_transfer import upload_all
 from services.worker.engine.sequence import Sequence
+
+Positions = npt.NDArray[np.int64]
+Lengths = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepArrays:
+    """What the model reads, still on the host; names and shapes are `StepLayout`'s.
+
+    `slots` and `block_tables`: one for each group of layers, which differ in where the blocks lie.
+    """
+
+    token_ids: Positions
+    positions: Positions
+    slots: list[Positions]
+    context_lengths: Lengths
+    query_starts: Lengths
+    block_tables: list[Lengths]
+
+    def flat(self) -> list[npt.NDArray[Any]]:
+        """In the order that `step_tensors` takes them."""
+        return [
+            self.token_ids,
+            self.positions,
+            self.context_lengths,
+            self.query_starts,
+            *self.slots,
+            *self.block_tables,
+        ]
+
+    def padded(self, num_rows: int, *, num_columns: int, spare_slot: int) -> StepArrays:
+        """A step of single tokens with more rows and wider tables: the same shapes whatever is in it.
+
+        Added rows have no context and write to `spare_slot`, which nobody reads.
+        """
+        added = num_rows - len(self.token_ids)
+        return StepArrays(
+            token_ids=np.pad(self.token_ids, (0, added)),
+            positions=np.pad(self.positions, (0, added)),
+            slots=[np.pad(slots, (0, added), constant_values=spare_slot) for slots in self.slots],
+            context_lengths=np.pad(self.context_lengths, (0, added)),
+            query_starts=np.arange(num_rows + 1, dtype=np.int32),
+            block_tables=[
+                np.pad(table, ((0, added), (0, num_columns - table.shape[1]))) for table in self.block_tables
+            ],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTensors:
+    """`token_ids` [T] int64; `layouts`: one for each group of layers."""
+
+    token_ids: torch.Tensor
+    layouts: list[StepLayout]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInputs:
-    """`token_ids` [T] int64, of `items` in turn. `layouts`: one for each group of layers, which differ in where the
-    blocks lie. Sampler i draws from the logits of row `sampled_rows[i]`."""
+    """The tokens of `items` in turn. Sampler i draws from the logits of row `sampled_rows[i]`."""
 
-    token_ids: torch.Tensor
     items: list[ScheduledSequence]
-    layouts: list[StepLayout]
+    arrays: StepArrays
+    num_single: int
     sampled_rows: list[int]
     samplers: list[Sequence]
+    block_size_tokens: int
+
+    @property
+    def is_all_single(self) -> bool:
+        """Every sequence has one new token: row s of everything is sequence s."""
+        return self.num_single == len(self.items)
+
+    def to(self, device: torch.device) -> StepTensors:
+        """In one copy that nothing waits for."""
+        tensors = upload_all(self.arrays.flat(), device)
+        return step_tensors(tensors, self.arrays, num_single=self.num_single, block_size_tokens=self.block_size_tokens)
 
 
-def prepare_inputs(batch: ScheduledBatch, *, block_size_tokens: int, device: torch.device) -> StepInputs:
+def step_tensors(
+    tensors: list[torch.Tensor], arrays: StepArrays, *, num_single: int, block_size_tokens: int
+) -> StepTensors:
+    """`tensors` are `arrays.flat()` on a device."""
+    token_ids, positions, context_lengths, query_starts, *places = tensors
+    num_groups = len(arrays.slots)
+    context_length_list, query_start_list = arrays.context_lengths.tolist(), arrays.query_starts.tolist()
+    layouts = [
+        StepLayout(
+            positions=positions,
+            slots=slots,
+            block_tables=block_tables,
+            context_lengths=context_lengths,
+            query_starts=query_starts,
+            context_length_list=context_length_list,
+            query_start_list=query_start_list,
+            num_single=num_single,
+            block_size_tokens=block_size_tokens,
+        )
+        for slots, block_tables in zip(places[:num_groups], places[num_groups:], strict=True)
+    ]
+    return StepTensors(token_ids=token_ids, layouts=layouts)
+
+
+def prepare_inputs(batch: ScheduledBatch, *, block_size_tokens: int) -> StepInputs:
+    """Single tokens first."""
     items = sorted(batch.items, key=lambda item: item.num_tokens > 1)
     token_ids: list[int] = []
     positions: list[int] = []
     query_starts = [0]
-    context_lengths: list[int] = []
     sampled_rows: list[int] = []
     samplers: list[Sequence] = []
     for item in items:
@@ -36,42 +128,33 @@ def prepare_inputs(batch: ScheduledBatch, *, block_size_tokens: int, device: tor
         token_ids.extend(item.sequence.token_ids[item.start : end])
         positions.extend(range(item.start, end))
         query_starts.append(len(token_ids))
-        context_lengths.append(end)
         sampled_rows.extend([len(token_ids) - 1] * len(item.samplers))
         samplers.extend(item.samplers)
     places = np.array(positions, dtype=np.int64)
     rows = np.repeat(np.arange(len(items)), np.diff(query_starts))
-    shared = {
-        "positions": torch.from_numpy(places).to(device),
-        "context_lengths": torch.tensor(context_lengths, dtype=torch.int32, device=device),
-        "query_starts": torch.tensor(query_starts, dtype=torch.int32, device=device),
-    }
-    layouts: list[StepLayout] = []
-    for group in range(len(items[0].sequence.block_tables)):
-        tables = _block_tables(items, group)
-        slots = tables[rows, places // block_size_tokens].astype(np.int64) * block_size_tokens
-        slots += places % block_size_tokens
-        layouts.append(
-            StepLayout(
-                **shared,
-                slots=torch.from_numpy(slots).to(device),
-                block_tables=torch.from_numpy(tables).to(device),
-                context_length_list=context_lengths,
-                query_start_list=query_starts,
-                num_single=sum(1 for item in items if item.num_tokens == 1),
-                block_size_tokens=block_size_tokens,
-            )
-        )
+    tables = [_block_tables(items, group) for group in range(len(items[0].sequence.block_tables))]
+    offsets = places % block_size_tokens
+    arrays = StepArrays(
+        token_ids=np.array(token_ids, dtype=np.int64),
+        positions=places,
+        slots=[
+            table[rows, places // block_size_tokens].astype(np.int64) * block_size_tokens + offsets for table in tables
+        ],
+        context_lengths=np.array([item.start + item.num_tokens for item in items], dtype=np.int32),
+        query_starts=np.array(query_starts, dtype=np.int32),
+        block_tables=tables,
+    )
     return StepInputs(
         items=items,
-        token_ids=torch.tensor(token_ids, dtype=torch.int64, device=device),
-        layouts=layouts,
+        arrays=arrays,
+        num_single=sum(1 for item in items if item.num_tokens == 1),
         sampled_rows=sampled_rows,
         samplers=samplers,
+        block_size_tokens=block_size_tokens,
     )
 
 
-def _block_tables(items: list[ScheduledSequence], group: int) -> npt.NDArray[np.int32]:
+def _block_tables(items: list[ScheduledSequence], group: int) -> Lengths:
     """[S, B] int32 by position in the sequence; 0 where there is no block, or none any more."""
     own = [item.sequence.block_tables[group] for item in items]
     tables = np.zeros((len(items), max(table.end for table in own)), dtype=np.int32)

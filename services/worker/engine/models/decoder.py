@@ -47,6 +47,11 @@ class Decoder:
         self._head = make_linear(head, None, wide_output=True)
         self._rope_tables: dict[Rope | None, torch.Tensor] = {}
 
+    @property
+    def is_capturable(self) -> bool:
+        """A decode step chooses nothing by values on the device; experts read how many tokens each of them gets."""
+        return self._attention.is_capturable and not any(layer.has_experts for layer in self.config.layers)
+
     def prepare_positions(self, num_positions: int) -> None:
         """Angles for positions below this: once, before the first `forward`. Layers with the same rope share them."""
         for rope in {layer.rope for layer in self.config.layers}:

@@ -8,6 +8,7 @@ from collections import Counter
 
 import torch
 
+from services.worker.engine.device_transfer import upload
 from services.worker.engine.sequence import Sequence
 
 
@@ -32,21 +33,22 @@ def _bias(logits: torch.Tensor, sequences: list[Sequence]) -> None:
         for token_id, bias in sequence.request.sampling.logit_bias
     ]
     if biased:
-        rows, token_ids, biases = (torch.tensor(part, device=logits.device) for part in zip(*biased, strict=True))
+        rows, token_ids, biases = (upload(part, logits.device) for part in zip(*biased, strict=True))
         logits.index_put_((rows, token_ids), biases.to(logits.dtype), accumulate=True)
 
 
 def _forbid_end(logits: torch.Tensor, sequence: Sequence) -> None:
     """logits [V]. Where a grammar allows nothing but the end, the minimum gives way."""
-    ending = sorted(sequence.request.ending_token_ids)
+    ending = upload(sorted(sequence.request.ending_token_ids), logits.device)
     before = logits[ending]
-    logits[ending] = -math.inf
-    if sequence.constraint is not None and not bool(logits.isfinite().any()):
-        logits[ending] = before
+    logits.index_fill_(0, ending, -math.inf)
+    if sequence.constraint is not None:
+        has_others = logits.isfinite().any()
+        logits[ending] = torch.where(has_others, logits[ending], before)
 
 
 def _repetition(logits: torch.Tensor, token_ids: list[int], penalty: float) -> None:
-    seen = torch.tensor(sorted(set(token_ids)), device=logits.device)
+    seen = upload(sorted(set(token_ids)), logits.device)
     values = logits[seen]
     logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
 
@@ -54,6 +56,6 @@ def _repetition(logits: torch.Tensor, token_ids: list[int], penalty: float) -> N
 def _frequency(logits: torch.Tensor, token_ids: list[int], frequency: float, presence: float) -> None:
     if token_ids:
         occurrences = Counter(token_ids)
-        seen = torch.tensor(list(occurrences), device=logits.device)
-        counts = torch.tensor(list(occurrences.values()), device=logits.device)
+        seen = upload(list(occurrences), logits.device)
+        counts = upload(list(occurrences.values()), logits.device)
         logits[seen] -= frequency * counts + presence

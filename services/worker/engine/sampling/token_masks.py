@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from services.worker.engine.device_transfer import upload
 from services.worker.engine.sequence import Sequence
 
 
@@ -20,8 +21,9 @@ def apply_masks(logits: torch.Tensor, sequences: list[Sequence]) -> None:
         return
     words = np.frombuffer(b"".join(masks), dtype=np.uint8).reshape(len(rows), -1)
     allowed = np.unpackbits(words, axis=1, count=logits.shape[1], bitorder="little").view(np.bool_)  # [r, V]
-    forbidden = torch.from_numpy(~allowed).to(logits.device)
+    forbidden = upload(~allowed, logits.device)
     if len(rows) == len(sequences):
         logits.masked_fill_(forbidden, -math.inf)
     else:
-        logits[rows] = logits[rows].masked_fill(forbidden, -math.inf)
+        places = upload(rows, logits.device)
+        logits[places] = logits[places].masked_fill(forbidden, -math.inf)

@@ -9,6 +9,7 @@ import math
 
 import torch
 
+from services.worker.engine.device_transfer import select_rows, upload
 from shared.contracts.sampling import SamplingParameters
 
 NUM_CANDIDATES = 512
@@ -24,19 +25,24 @@ def truncate(logits: torch.Tensor, parameters: list[SamplingParameters]) -> torc
     rows = [row for row, one in enumerate(parameters) if truncates(one)]
     if not rows:
         return logits
-    some = logits if len(rows) == len(parameters) else logits[rows]
+    some = select_rows(logits, rows)
     thresholds = _thresholds(some, [parameters[row] for row in rows])
     kept = some.masked_fill_(some < thresholds[:, None], -math.inf)
     if kept is not logits:
-        logits[rows] = kept
+        logits[upload(rows, logits.device)] = kept
     return logits
 
 
 def _thresholds(logits: torch.Tensor, parameters: list[SamplingParameters]) -> torch.Tensor:
     vocabulary_size = logits.shape[1]
     num_candidates = min(vocabulary_size, max(NUM_CANDIDATES, *(one.top_k for one in parameters)))
+    can_look = logits.device.type == "cpu"
+    if not can_look and any(one.top_k == 0 and one.top_p < 1.0 for one in parameters):
+        num_candidates = vocabulary_size  # whether fewer are enough is known on the device only
     best = logits.topk(num_candidates, dim=1).values  # [R, C] descending
     thresholds, is_settled = _thresholds_among(best, logits, parameters)
+    if not can_look:
+        return thresholds
     for row in (~is_settled).nonzero().flatten().tolist():
         whole = logits[row : row + 1].sort(dim=1, descending=True).values
         thresholds[row] = _thresholds_among(whole, logits[row : row + 1], [parameters[row]])[0][0]
@@ -48,9 +54,9 @@ def _thresholds_among(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Thresholds [R], and whether the candidates `best` [R, C] were enough to know them."""
     device, vocabulary_size = logits.device, logits.shape[1]
-    top_k = torch.tensor([one.top_k or vocabulary_size for one in parameters], device=device)
-    top_p = torch.tensor([one.top_p for one in parameters], dtype=torch.float64, device=device)
-    min_p = torch.tensor([one.min_p for one in parameters], dtype=torch.float32, device=device)
+    top_k = upload([one.top_k or vocabulary_size for one in parameters], device)
+    top_p = upload([one.top_p for one in parameters], device, torch.float64)
+    min_p = upload([one.min_p for one in parameters], device, torch.float32)
     ranks = torch.arange(best.shape[1], device=device)
     is_beyond_k = ranks[None, :] >= top_k[:, None]
     top = best.masked_fill(is_beyond_k, -math.inf)

@@ -92,7 +92,9 @@ def choose_splits(num_programs: int, capacity_tokens: int, num_processors: int) 
 
 
 def _num_processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @triton.jit

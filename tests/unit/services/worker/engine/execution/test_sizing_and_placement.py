@@ -8,7 +8,12 @@ import torch
 
 from services.worker.engine.checkpoints.model_config import DecoderConfig, parse_model_config
 from services.worker.engine.config import EngineConfig
-from services.worker.engine.execution.cache_sizing import bytes_per_block, count_blocks
+from services.worker.engine.execution.cache_sizing import (
+    bytes_of_a_step,
+    bytes_per_block,
+    count_blocks,
+    device_budget,
+)
 from services.worker.engine.execution.placement import choose_device, choose_dtype
 from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
 from services.worker.engine.kv_cache.layer_groups import group_layers
@@ -35,7 +40,7 @@ def count(decoder: DecoderConfig, windows: tuple[int | None, ...] = (None,), **c
     geometry = CacheGeometry(block_size_tokens=16, max_step_tokens=32, windows=windows)
     groups = group_layers([None] * 3, max_model_tokens=100)
     block_bytes = bytes_per_block(decoder, groups, block_size_tokens=16, dtype=torch.bfloat16)
-    return count_blocks(config, geometry, block_bytes=block_bytes, max_model_tokens=100, device=CPU)
+    return count_blocks(config, geometry, block_bytes=block_bytes, step_bytes=0, max_model_tokens=100, device=CPU)
 
 
 def test_a_block_holds_keys_and_values_of_all_layers(decoder: DecoderConfig) -> None:
@@ -92,3 +97,29 @@ def test_on_a_gpu_half_precision_stays_what_it_is() -> None:
 def test_the_device_is_what_is_there() -> None:
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert choose_device("cpu") == CPU
+
+
+def test_a_card_is_filled_to_the_fraction_whoever_uses_the_rest() -> None:
+    """80 GB, of which 30 are taken (weights, another process), half a GB for the step: 0.9 of 80 leaves 41.5."""
+    gigabyte = 10**9
+    left = device_budget(total_bytes=80 * gigabyte, free_bytes=50 * gigabyte, fraction=0.9, step_bytes=gigabyte // 2)
+    assert left == 41_500_000_000
+    assert device_budget(total_bytes=80, free_bytes=2, fraction=0.9, step_bytes=0) < 0
+
+
+def test_a_card_that_is_full_already_is_named(decoder: DecoderConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 10_000))
+    config = EngineConfig(model=Path("model"), device_memory_fraction=0.5)
+    geometry = CacheGeometry(block_size_tokens=16, max_step_tokens=32, windows=(None,))
+    with pytest.raises(ValueError, match="kv_cache_bytes -4000 is less than"):
+        count_blocks(config, geometry, block_bytes=10, step_bytes=0, max_model_tokens=100, device=torch.device("cuda"))
+
+
+def test_a_step_grows_with_its_tokens_and_with_the_logits_of_its_sequences(decoder: DecoderConfig) -> None:
+    def size(**changes: int) -> int:
+        return bytes_of_a_step(decoder, EngineConfig(model=Path("model"), **changes), dtype=torch.bfloat16)
+
+    base = size(max_tokens_per_step=512, max_running_sequences=64)
+    per_token = 2 * (6 * 64 + 3 * 128 + 4 * 6 * 16)
+    assert size(max_tokens_per_step=1024, max_running_sequences=64) - base == 512 * per_token
+    assert size(max_tokens_per_step=512, max_running_sequences=65) - base == 6 * 4 * 100

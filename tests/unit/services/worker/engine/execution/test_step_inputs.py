@@ -19,9 +19,10 @@ def test_single_tokens_come_first_and_samplers_point_at_last_tokens() -> None:
             ScheduledSequence(sequence=single, start=4, num_tokens=1, samplers=(single, follower), is_decode=True),
         ]
     )
-    inputs = prepare_inputs(batch, block_size_tokens=4, device=torch.device("cpu"))
-    layout, sliding = inputs.layouts
-    assert inputs.token_ids.tolist() == [24, 12, 13, 14]
+    inputs = prepare_inputs(batch, block_size_tokens=4)
+    tensors = inputs.to(torch.device("cpu"))
+    layout, sliding = tensors.layouts
+    assert tensors.token_ids.tolist() == [24, 12, 13, 14]
     assert layout.positions.tolist() == [4, 2, 3, 4]
     assert layout.slots.tolist() == [5 * 4, 7 * 4 + 2, 7 * 4 + 3, 2 * 4]
     assert layout.block_tables.tolist() == [[3, 5], [7, 2]]
@@ -33,3 +34,26 @@ def test_single_tokens_come_first_and_samplers_point_at_last_tokens() -> None:
     assert sliding.context_lengths is layout.context_lengths
     assert inputs.sampled_rows == [0, 0]
     assert inputs.samplers == [single, follower]
+
+
+def test_a_padded_step_has_shapes_of_its_size_only_and_its_padding_no_context() -> None:
+    first, second = make_sequence([1, 2, 3, 4, 5]), make_sequence([6, 7])
+    first.block_tables = [BlockTable(block_ids=[3, 5]), BlockTable(first=1, block_ids=[6])]
+    second.block_tables = [BlockTable(block_ids=[2]), BlockTable(block_ids=[4])]
+    batch = ScheduledBatch(
+        items=[
+            ScheduledSequence(sequence=first, start=4, num_tokens=1, samplers=(first,), is_decode=True),
+            ScheduledSequence(sequence=second, start=1, num_tokens=1, samplers=(second,), is_decode=True),
+        ]
+    )
+    inputs = prepare_inputs(batch, block_size_tokens=4)
+    assert inputs.is_all_single
+    padded = inputs.arrays.padded(4, num_columns=3, spare_slot=99)
+    assert padded.token_ids.tolist() == [5, 7, 0, 0]
+    assert padded.positions.tolist() == [4, 1, 0, 0]
+    assert padded.context_lengths.tolist() == [5, 2, 0, 0]
+    assert padded.query_starts.tolist() == [0, 1, 2, 3, 4]
+    assert [slots.tolist() for slots in padded.slots] == [[20, 9, 99, 99], [24, 17, 99, 99]]
+    assert padded.block_tables[0].tolist() == [[3, 5, 0], [2, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert padded.block_tables[1].tolist() == [[0, 6, 0], [4, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert [array.dtype for array in padded.flat()] == [array.dtype for array in inputs.arrays.flat()]

@@ -17,7 +17,7 @@ def rows(*parameters: dict[str, Any]) -> list[Sequence]:
 
 
 def drawn(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
-    return [token.token_id for token in sample(logits.clone(), sequences)]
+    return [token.token_id for token in sample(logits.clone(), sequences).read()]
 
 
 def test_temperature_zero_takes_the_best() -> None:
@@ -63,14 +63,16 @@ def test_tokens_without_probability_are_never_drawn() -> None:
 def test_log_probabilities_are_those_of_the_model_whatever_the_sampler_did() -> None:
     logits = torch.randn(1, 40)
     expected = logits.log_softmax(dim=1)[0]
-    (token,) = sample(logits.clone(), rows({"temperature": 0.3, "top_k": 3, "repetition_penalty": 2.0, "logprobs": 4}))
+    (token,) = sample(
+        logits.clone(), rows({"temperature": 0.3, "top_k": 3, "repetition_penalty": 2.0, "logprobs": 4})
+    ).read()
     assert token.logprob == pytest.approx(float(expected[token.token_id]))
     assert token.top_token_ids == expected.topk(4).indices.tolist()
     assert token.top_logprobs == pytest.approx(expected.topk(4).values.tolist())
 
 
 def test_log_probabilities_without_alternatives_and_none_at_all() -> None:
-    asked, not_asked = sample(torch.randn(2, 40), rows({"logprobs": 0}, {}))
+    asked, not_asked = sample(torch.randn(2, 40), rows({"logprobs": 0}, {})).read()
     assert asked.logprob is not None
     assert asked.top_token_ids == []
     assert not_asked.logprob is None
@@ -81,7 +83,7 @@ def test_numbers_that_are_none_make_only_their_row_invalid(value: float) -> None
     logits = torch.randn(3, 20)
     expected = int(logits[2].argmax())
     logits[1, 7] = value
-    tokens = sample(logits, rows({"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 0.0}))
+    tokens = sample(logits, rows({"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 0.0})).read()
     assert [token.is_valid for token in tokens] == [True, False, True]
     assert tokens[2].token_id == expected
 

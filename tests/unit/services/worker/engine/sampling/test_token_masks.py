@@ -76,7 +76,7 @@ def test_nothing_but_allowed_tokens_is_drawn_whatever_else_is_asked() -> None:
         held_to(3, 40, seed=seed, temperature=temperature, logit_bias=((5, 100.0),), logprobs=1)
         for seed, temperature in enumerate([0.0, 0.5, 1.0, 2.0] * 20)
     ]
-    tokens = sample(torch.randn(1, 50).repeat(80, 1), sequences)
+    tokens = sample(torch.randn(1, 50).repeat(80, 1), sequences).read()
     assert {token.token_id for token in tokens} <= {3, 40}
     assert all(token.logprob is not None and math.isfinite(token.logprob) for token in tokens)
 
@@ -84,7 +84,7 @@ def test_nothing_but_allowed_tokens_is_drawn_whatever_else_is_asked() -> None:
 def test_log_probabilities_are_the_models_not_the_grammars() -> None:
     logits = torch.randn(1, 50)
     expected = logits.log_softmax(dim=1)[0, 3]
-    (token,) = sample(logits.clone(), [held_to(3, logprobs=0)])
+    (token,) = sample(logits.clone(), [held_to(3, logprobs=0)]).read()
     assert token.logprob == float(expected)
 
 
