@@ -99,6 +99,28 @@ async def test_structured_outputs_hold_a_completion(
     assert answer.choices[0].text in words
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"guided_regex": "a{1000000000}"}, "guided_regex"),
+        ({"guided_grammar": "start: A\nA: " + " & ".join(f"/.*a.{{{i}}}/" for i in range(12))}, "guided_grammar"),
+        ({"guided_regex": "a" * 65_537}, "guided_regex"),
+    ],
+)
+async def test_a_hostile_grammar_is_a_bad_request_in_time_and_delays_nobody(
+    client: openai.AsyncOpenAI, fields: dict[str, Any], param: str
+) -> None:
+    async with asyncio.timeout(30):
+        hostile = asyncio.create_task(
+            client.completions.create(model=TINY, prompt="The", max_tokens=9, extra_body=fields)
+        )
+        neighbour = await client.completions.create(model=TINY, prompt="The", max_tokens=9)
+        with pytest.raises(openai.BadRequestError) as refusal:
+            await hostile
+    assert refusal.value.param == param
+    assert neighbour.usage is not None
+
+
 async def test_an_impossible_schema_is_a_bad_request_that_names_its_field(client: openai.AsyncOpenAI) -> None:
     impossible = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string", "enum": [1]}}}
     for stream in (False, True):
