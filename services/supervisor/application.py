@@ -20,8 +20,10 @@ from services.supervisor.admin_api import Knowledge, build_admin_api
 from services.supervisor.dismissals import Dismissals, Leases
 from services.supervisor.failure_detector import DetectionRules, LeaseGrace
 from services.supervisor.fleet_watch import FleetWatch
+from services.supervisor.heirs import Heirs
 from services.supervisor.kafka_edge import KafkaEdge, OpenEdge, kafka_edge
 from services.supervisor.leadership import Elections, Leadership
+from services.supervisor.lost_records import LostRecords, Seals
 from services.supervisor.reassignment import Claims, Reassignment
 from services.supervisor.settings import SupervisorSettings
 from shared.contracts.errors import LedgerUnavailable
@@ -42,10 +44,9 @@ _EVENTS_INTERVAL_SECONDS = 0.1
 _DISMISS_INTERVAL_SECONDS = 0.5
 
 
-class SupervisorLedger(Claims, Elections, Leases, Protocol):
+class SupervisorLedger(Claims, Elections, Leases, Seals, Protocol):
     """The part of the ledger that a supervisor uses. Every method raises LedgerUnavailable."""
 
-    async def lost_incarnations(self) -> list[Incarnation]: ...
     async def epoch(self) -> Epoch | None: ...
 
 
@@ -89,6 +90,7 @@ class Supervisor:
         self._looked_at: float | None = None
         self._are_leases_trusted = False
         self._has_kafka = False
+        self._heirs = Heirs()
         self._takeover_due = asyncio.Event()
         self.address = ""
 
@@ -154,6 +156,8 @@ class Supervisor:
                     self._ledger,
                     edge.copies,
                     edge.fetch_record,
+                    unrunnable=LostRecords(self._ledger, edge.copies, names=edge.names, now_ms=self._clock.now_ms),
+                    place=self._place,
                     names=edge.names,
                     cluster=edge.cluster,
                     concurrency=self._settings.takeover_concurrency,
@@ -172,6 +176,10 @@ class Supervisor:
                 )
         finally:
             self._has_kafka = False
+
+    def _place(self, pool: str, topic: str) -> int | None:
+        members = self.watch.view.members.values()
+        return self._heirs.choose(members, topic, pool=pool, without=self.watch.leaseless)
 
     async def _take_over(self, reassignment: Reassignment) -> None:
         """Whenever a look found lost incarnations that own requests: hand these on. Raises LedgerUnavailable."""

@@ -2,7 +2,7 @@
 
 Dead is who has no lease: every living worker refreshes one from before it joins its group until it has left it. It
 changes nothing but speed: a worker dismissed by mistake joins again, and claims are fenced. Refuses to hand requests
-on; that is `reassignment.py`.
+on; that is `reassignment.py`, and comes first: while the group rebalances nobody reads the copies.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -25,6 +25,9 @@ class Leases(Protocol):
     """Raises LedgerUnavailable."""
 
     async def without_lease(self, incarnations: Sequence[Incarnation]) -> list[Incarnation]: ...
+    async def lost_incarnations(self) -> list[Incarnation]:
+        """Those without a lease that own requests."""
+        ...
 
 
 class Members(Protocol):
@@ -58,7 +61,11 @@ class Dismissals:
         }
         suspects = [incarnation for incarnation in members if incarnation not in self._dismissed_at]
         dismissed = []
-        for incarnation in await self._leases.without_lease(suspects) if suspects else ():
+        dead = await self._leases.without_lease(suspects) if suspects else []
+        still_owning = set(await self._leases.lost_incarnations()) if dead else set()
+        for incarnation in dead:
+            if incarnation in still_owning:
+                continue
             if await self._members.dismiss(group, members[incarnation]):
                 dismissed.append(incarnation)
                 self._dismissed_at[incarnation] = self._monotonic()

@@ -49,8 +49,18 @@ class Copies(Protocol):
         key: bytes | None,
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]] = (),
+        partition: int | None = None,
     ) -> object: ...
 
+
+class Unrunnable(Protocol):
+    """Ends a request whose record is gone. False: it has moved on. Raises LedgerUnavailable, BrokerUnavailable."""
+
+    async def answer(self, owned: OwnedRequest) -> bool: ...
+
+
+Place = Callable[[str, str], int | None]
+"""(pool, topic) to a partition that a living worker reads; None: let the key decide."""
 
 FetchRecord = Callable[[str, int, int], Awaitable[SourceRecord | None]]
 """(topic, partition, offset) to its record; None when retention has taken it. Raises BrokerUnavailable."""
@@ -74,10 +84,14 @@ class Reassignment:
         copies: Copies,
         fetch_record: FetchRecord,
         *,
+        unrunnable: Unrunnable,
+        place: Place,
         names: TopicNames,
         cluster: str,
         concurrency: int,
     ) -> None:
+        self._unrunnable = unrunnable
+        self._place = place
         self._claims = claims
         self._copies = copies
         self._fetch_record = fetch_record
@@ -124,6 +138,8 @@ class Reassignment:
         async with self._slots:
             try:
                 copy, reason = await self._copy_of(owned)
+                if copy is None:
+                    return self._failed(owned, reason) if await self._unrunnable.answer(owned) else "moved-on"
                 is_ours = await self._claims.orphan(owned.request_id, owned.token)
             except BrokerUnavailable as error:
                 return self._failed(owned, "record-not-read", error)
@@ -132,8 +148,6 @@ class Reassignment:
             if not is_ours:
                 # It ended, or somebody claimed it in the meantime: both are better than a copy.
                 return "moved-on"
-            if copy is None:
-                return self._failed(owned, reason)
             return "" if await self._send(copy) else "copy-not-sent"
 
     async def _copy_of(self, owned: OwnedRequest) -> tuple[Copy | None, str]:
@@ -153,7 +167,13 @@ class Reassignment:
     async def _send(self, copy: Copy) -> bool:
         started_ns = time.time_ns()
         try:
-            await self._copies.send(copy.topic, key=copy.request_id.encode(), value=copy.value, headers=copy.headers)
+            await self._copies.send(
+                copy.topic,
+                key=copy.request_id.encode(),
+                value=copy.value,
+                headers=copy.headers,
+                partition=self._place(copy.pool, copy.topic),
+            )
         except BrokerUnavailable as error:
             REASSIGNMENT_FAILURES.labels("copy-not-sent").inc()
             self._keep(copy, error)

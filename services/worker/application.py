@@ -94,12 +94,13 @@ class Worker:
         self.health = HealthServer(settings.health_host, settings.health_port, self._readiness)
 
     def _identity(self) -> WorkerIdentity:
+        names, pool = self._connections.names, self.settings.pool
         return WorkerIdentity(
             worker_id=self.worker_id,
             incarnation=self.incarnation,
             pool=self.settings.pool,
             models=(self.model,),
-            interactive_topic=self._connections.names.requests(self.settings.pool, Lane.INTERACTIVE),
+            announced_topics=frozenset({names.requests(pool, Lane.INTERACTIVE), names.resume(pool)}),
         )
 
     async def __aenter__(self) -> Self:

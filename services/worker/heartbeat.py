@@ -27,7 +27,8 @@ class WorkerIdentity:
     incarnation: Incarnation
     pool: str
     models: tuple[str, ...]
-    interactive_topic: str
+    announced_topics: frozenset[str]
+    """Whose partitions others choose among: gateways of the interactive lane, the supervisor of resumed work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ class HeartbeatWriter:
             models=identity.models,
             fingerprint="" if ready is None else ready.fingerprint,
             max_model_tokens=0 if ready is None else ready.max_model_tokens,
-            partitions=tuple(pair for pair in sorted(source.assignment) if pair[0] == identity.interactive_topic),
+            partitions=tuple(pair for pair in sorted(source.assignment) if pair[0] in identity.announced_topics),
             running_requests=load.num_running,
             waiting_requests=load.num_waiting,
             max_running_requests=0 if ready is None else ready.max_running_sequences,

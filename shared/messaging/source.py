@@ -115,7 +115,7 @@ class RequestSource:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             session_timeout_ms=session_ms,
-            heartbeat_interval_ms=max(300, session_ms // 20),
+            heartbeat_interval_ms=session_ms // 40,
             rebalance_timeout_ms=session_ms,
             max_poll_interval_ms=300_000,
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,

@@ -10,8 +10,9 @@ from services.supervisor.fleet import MemberState
 from services.supervisor.kafka_edge import Hear, KafkaEdge
 from services.supervisor.settings import SupervisorSettings
 from shared.contracts.errors import LedgerUnavailable
+from shared.contracts.events import SealedOutcome
 from shared.contracts.identifiers import ClaimToken, Incarnation, RequestId
-from shared.ledger.records import Epoch, OwnedRequest
+from shared.ledger.records import Epoch, Fenced, OwnedRequest, SealAnswer
 from shared.resilience.clock import ManualClock
 from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
@@ -42,6 +43,12 @@ class ScriptedLedger:
 
     async def without_lease(self, incarnations: Sequence[Incarnation]) -> list[Incarnation]:
         return [incarnation for incarnation in incarnations if incarnation not in self.leased]
+
+    async def seal(self, request_id: RequestId, token: ClaimToken, outcome: SealedOutcome) -> SealAnswer:
+        return Fenced()
+
+    async def finish(self, request_id: RequestId) -> bool:
+        return True
 
     async def elect(self, name: str, *, ttl_ms: int) -> int | None:
         return 1

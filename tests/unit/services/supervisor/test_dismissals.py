@@ -43,11 +43,15 @@ class Leases:
     def __init__(self, *living: Incarnation) -> None:
         self.living = set(living)
         self.is_away = False
+        self.owning: list[Incarnation] = []
 
     async def without_lease(self, incarnations: Sequence[Incarnation]) -> list[Incarnation]:
         if self.is_away:
             raise LedgerUnavailable("away")
         return [incarnation for incarnation in incarnations if incarnation not in self.living]
+
+    async def lost_incarnations(self) -> list[Incarnation]:
+        return self.owning
 
 
 def dismissals(leases: Leases, groups: Groups, clock: ManualClock | None = None) -> Dismissals:
@@ -100,3 +104,12 @@ async def test_who_joins_again_without_a_lease_is_left_in_the_group_for_a_while(
     assert await sweeping.sweep(["default"]) == []
     clock.move(2)
     assert await sweeping.sweep(["default"]) == [DEAD]
+
+
+async def test_who_still_owns_requests_stays_until_these_are_handed_on() -> None:
+    """A dismissal makes the group rebalance, and nobody reads the copies meanwhile."""
+    groups, leases = Groups(DEAD, ALIVE), Leases(ALIVE)
+    leases.owning = [DEAD]
+    assert await dismissals(leases, groups).sweep(["default"]) == []
+    leases.owning = []
+    assert await dismissals(leases, groups).sweep(["default"]) == [DEAD]

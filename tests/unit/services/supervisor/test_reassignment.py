@@ -45,6 +45,9 @@ class World:
         self.moved_on: set[RequestId] = set()
         self.done: list[tuple[str, object]] = []
         self.sent: list[tuple[str, bytes | None, bytes | None, Headers]] = []
+        self.partitions: list[int | None] = []
+        self.answered: list[RequestId] = []
+        self.answer_error: Exception | None = None
         self.fetch_error: Exception | None = None
         self.orphan_error: Exception | None = None
         self.send_error: Exception | None = None
@@ -75,16 +78,38 @@ class World:
         key: bytes | None,
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]] = (),
+        partition: int | None = None,
     ) -> object:
+        self.partitions.append(partition)
         self.done.append(("send", key))
         if self.send_error is not None:
             raise self.send_error
         self.sent.append((topic, key, value, tuple(headers)))
         return None
 
+    async def answer(self, owned: OwnedRequest) -> bool:
+        if self.answer_error is not None:
+            raise self.answer_error
+        self.answered.append(owned.request_id)
+        self.owned_requests.remove(owned)
+        return owned.request_id not in self.moved_on
 
-def reassignment(world: World) -> Reassignment:
-    return Reassignment(world, world, world.fetch, names=NAMES, cluster="c", concurrency=4)
+
+def reassignment(world: World, partition: int | None = None) -> Reassignment:
+    def place(pool: str, topic: str) -> int | None:
+        assert (pool, topic) == (POOL, NAMES.resume(POOL))
+        return partition
+
+    return Reassignment(
+        world, world, world.fetch, unrunnable=world, place=place, names=NAMES, cluster="c", concurrency=4
+    )
+
+
+@pytest.mark.parametrize("partition", [None, 5])
+async def test_the_copy_goes_where_somebody_reads_it_now(partition: int | None) -> None:
+    world = World(record(7))
+    await reassignment(world, partition).take_over(DEAD)
+    assert world.partitions == [partition]
 
 
 async def test_the_record_is_found_then_taken_then_copied() -> None:
@@ -181,7 +206,7 @@ async def test_a_copy_too_large_for_the_topic_is_given_up_loudly() -> None:
 
 
 @pytest.mark.parametrize("in_its_place", [None, record(5, ((names_of.CE_ID, b"other"),))])
-async def test_a_record_that_is_gone_or_another_is_reported_and_not_looked_for_for_ever(
+async def test_a_request_whose_record_is_gone_or_another_is_answered_and_not_looked_for_for_ever(
     in_its_place: SourceRecord | None,
 ) -> None:
     world = World(record(5))
@@ -194,6 +219,20 @@ async def test_a_record_that_is_gone_or_another_is_reported_and_not_looked_for_f
     assert world.sent == []
     assert await takes.take_over(DEAD) == 0
     assert world.owned_requests == []
+    assert world.answered == [id_of(record(5))]
+    assert "orphan" not in [step for step, _ in world.done], "until it is finished the next round finds it"
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("away"), LedgerUnavailable("away")])
+async def test_an_answer_that_fails_is_given_in_the_next_round(error: Exception) -> None:
+    world = World(record(5))
+    world.records, world.answer_error = {}, error
+    takes = reassignment(world)
+    assert await takes.take_over(DEAD) == 0
+    assert len(world.owned_requests) == 1
+    world.answer_error = None
+    await takes.take_over(DEAD)
+    assert world.answered == [id_of(record(5))]
 
 
 async def test_one_bad_request_does_not_hold_up_the_others() -> None:

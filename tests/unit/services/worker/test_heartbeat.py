@@ -48,13 +48,13 @@ def writer(**changes: object) -> HeartbeatWriter:
         incarnation=Incarnation("w.1"),
         pool="default",
         models=("m",),
-        interactive_topic="interactive",
+        announced_topics=frozenset({"interactive", "resume"}),
     )
     return HeartbeatWriter(identity, Source(), lambda: load, lambda: 1_234)
 
 
-def test_it_announces_the_interactive_partitions_only_and_in_order() -> None:
-    assert writer().next().partitions == (("interactive", 1), ("interactive", 2))
+def test_it_announces_the_partitions_that_others_choose_among_and_in_order() -> None:
+    assert writer().next().partitions == (("interactive", 1), ("interactive", 2), ("resume", 0))
 
 
 def test_it_counts_itself_and_says_when() -> None:
