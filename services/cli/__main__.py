@@ -15,7 +15,7 @@ from services.cli.commands.drain import drain
 from services.cli.commands.fleet import fleet
 from services.cli.commands.key import key_app
 from services.cli.commands.model import model_app
-from services.cli.commands.offline import PASS_THROUGH, run_batch
+from services.cli.commands.offline import PASS_THROUGH, quantize, run_batch
 from services.cli.commands.rolling_restart import rolling_restart
 from services.cli.commands.topics import topics_app
 from services.cli.commands.trace import trace
@@ -42,6 +42,7 @@ app.command(name="rolling-restart")(rolling_restart)
 app.command()(trace)
 app.command()(doctor)
 app.command(name="run-batch", context_settings=PASS_THROUGH)(run_batch)
+app.command(name="quantize", context_settings=PASS_THROUGH)(quantize)
 app.add_typer(bench_app, name="bench")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(key_app, name="key")

@@ -11,13 +11,20 @@ import typer
 
 from services.cli.benchmarks.goals import as_json, figures_table, missed_goals, processor_table
 from services.cli.benchmarks.platform import PlatformLoad, measure_platform
-from services.cli.commands.offline import PASS_THROUGH, bench_batching, bench_engine, bench_memory
+from services.cli.commands.offline import (
+    PASS_THROUGH,
+    bench_batching,
+    bench_engine,
+    bench_memory,
+    bench_quantization,
+)
 from services.cli.console import err, give_up, out, plain_errors, waiting
 
 bench_app = typer.Typer(help="Measurements, against stated goals.", no_args_is_help=True)
 bench_app.command(name="engine", context_settings=PASS_THROUGH)(bench_engine)
 bench_app.command(name="memory", context_settings=PASS_THROUGH)(bench_memory)
 bench_app.command(name="batching", context_settings=PASS_THROUGH)(bench_batching)
+bench_app.command(name="quantization", context_settings=PASS_THROUGH)(bench_quantization)
 
 
 @bench_app.command()

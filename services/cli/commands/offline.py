@@ -1,4 +1,4 @@
-"""`penstock run-batch` and `penstock bench engine | memory | batching`: the worker's tools, started as processes.
+"""`penstock run-batch`, `quantize` and `bench engine | memory | ...`: the worker's tools, started as processes.
 
 The command line never imports the worker (services are strangers), so the tools have command lines of their own and
 these commands pass theirs through.
@@ -35,6 +35,16 @@ def bench_memory(context: typer.Context) -> None:
 def bench_batching(context: typer.Context) -> None:
     """Compare static with continuous batching: throughput, latency, padding."""
     _run("services.worker.offline.batching_benchmark", context.args)
+
+
+def quantize(context: typer.Context) -> None:
+    """Quantize a checkpoint (rtn, smoothquant, awq, gptq, fp8) into a compressed-tensors directory."""
+    _run("services.worker.offline.quantize_model", context.args)
+
+
+def bench_quantization(context: typer.Context) -> None:
+    """Measure what quantized weights cost in accuracy and bring in speed; `--tensor`: the error of one tensor."""
+    _run("services.worker.offline.quantization_benchmark", context.args)
 
 
 def _run(module: str, arguments: list[str]) -> None:

@@ -13,6 +13,8 @@ from services.worker.engine.quantization.quantization_error import EmptyTensor, 
 from services.worker.engine.quantization.quantized_tensor import FLOAT8_DTYPES, QuantizedTensor
 from services.worker.engine.quantization.scheme import Granularity, NumberFormat, QuantizationScheme
 
+_HALF = torch.tensor(0.5)
+
 
 def quantize(
     values: torch.Tensor, scheme: QuantizationScheme, *, scale_dtype: torch.dtype = torch.float32
@@ -86,6 +88,25 @@ def round_with(
     )
 
 
+def round_trip(
+    values: torch.Tensor,
+    scheme: QuantizationScheme,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor | None,
+) -> torch.Tensor:
+    """What `round_with` comes back as, float32 [rows, columns], without packing: for searches."""
+    steps = scales.float()[..., None]
+    scaled = in_groups(values.float(), scheme) / steps
+    if scheme.number_format is not NumberFormat.INTEGER:
+        rounded = to_codes(scaled, scheme, None).view(FLOAT8_DTYPES[scheme.number_format]).float()
+    elif zero_points is None:
+        rounded = scaled.round_().clamp_(-scheme.highest, scheme.highest)
+    else:
+        zeros = zero_points.float()[..., None]
+        rounded = _round_half_away(scaled).add_(zeros).clamp_(0, scheme.num_levels).sub_(zeros)
+    return rounded.mul_(steps).reshape(values.shape)
+
+
 def to_codes(scaled: torch.Tensor, scheme: QuantizationScheme, zero_points: torch.Tensor | None) -> torch.Tensor:
     """Values in units of their scale -> unsigned codes, uint8 of the same shape."""
     if scheme.number_format is not NumberFormat.INTEGER:
@@ -117,4 +138,4 @@ def _highest(scheme: QuantizationScheme) -> float:
 
 def _round_half_away(values: torch.Tensor) -> torch.Tensor:
     """Both ends of a range fall on a code then: what comes back spans the same range, and stays what it is."""
-    return values.sign() * (values.abs() + 0.5).floor_()
+    return torch.copysign(_HALF, values).add_(values).trunc_()

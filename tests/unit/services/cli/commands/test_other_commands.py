@@ -77,6 +77,8 @@ def test_model_import_refuses_what_is_no_file_and_what_is_already_there(tmp_path
         (["bench", "engine", "--model", "m", "--json"], "services.worker.offline.engine_benchmark"),
         (["bench", "batching", "--model", "m", "--check"], "services.worker.offline.batching_benchmark"),
         (["bench", "memory", "--block-size", "8"], "services.worker.offline.memory_benchmark"),
+        (["quantize", "m", "--method", "awq", "--out", "o"], "services.worker.offline.quantize_model"),
+        (["bench", "quantization", "--tensor"], "services.worker.offline.quantization_benchmark"),
     ],
 )
 def test_offline_tools_get_their_arguments_untouched_and_their_status_is_ours(
@@ -92,7 +94,7 @@ def test_offline_tools_get_their_arguments_untouched_and_their_status_is_ours(
     result = invoke(*command)
     (arguments,) = seen
     assert arguments[1:4] == ["-P", "-m", module]
-    assert arguments[4:] == command[1 if command[0] == "run-batch" else 2 :]
+    assert arguments[4:] == command[2 if command[0] == "bench" else 1 :]
     assert result.exit_code == 3
 
 

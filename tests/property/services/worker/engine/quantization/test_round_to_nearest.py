@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.worker.engine.quantization.packing import pack_codes, packed_bytes, unpack_codes
-from services.worker.engine.quantization.rounding import quantize
+from services.worker.engine.quantization.rounding import choose_scales, quantize, round_trip, round_with
 from services.worker.engine.quantization.scheme import Granularity, NumberFormat, QuantizationScheme
 
 GROUP_SIZES = (1, 2, 32, 64, 128)
@@ -103,6 +103,17 @@ def test_zero_stays_exactly_zero(case: tuple[torch.Tensor, QuantizationScheme]) 
     values, scheme = case
     values[0] = 0
     assert bool((quantize(values, scheme).dequantize()[values == 0] == 0).all())
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_the_short_way_of_a_search_is_the_long_way_through_packed_codes(
+    case: tuple[torch.Tensor, QuantizationScheme],
+) -> None:
+    values, scheme = case
+    scales, zero_points = choose_scales(values, scheme, shrink=0.8)
+    packed = round_with(values, scheme, scales, zero_points)
+    assert torch.equal(round_trip(values, scheme, scales, zero_points), packed.dequantize())
 
 
 @settings(max_examples=60, deadline=None)
