@@ -10,7 +10,7 @@ unexport UV_INDEX_URL
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-long chaos chaos-planted lint format topics docs clean
+.PHONY: help setup demo up test test-long observability-check chaos chaos-planted lint format topics docs clean
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*##"} /^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,10 +33,13 @@ up: setup  ## run the stack until Ctrl-C, then drain it
 	@$(BIN)/penstock up
 
 test: setup  ## unit, property, contract, integration and e2e tests; starts its own Kafka and Redis
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest -m "not slow and not gpu and not observability" $(PYTEST_ARGS)
 
 test-long: setup  ## the tests that take longer than make test may
 	@$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+observability-check: setup  ## every query of dashboards, rules and alerts against a real Prometheus (apt-get install prometheus)
+	@$(BIN)/python -m pytest -m observability tests/observability $(PYTEST_ARGS)
 
 chaos: setup  ## every fault on the whole stack under load, judged by an oracle (CHAOS_MINUTES=5 CHAOS_SEED=1)
 	@$(BIN)/python -m tests.chaos.run

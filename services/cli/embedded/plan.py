@@ -67,7 +67,7 @@ def shared_environment(plan: StackPlan, addresses: Addresses) -> dict[str, str]:
     return {**chosen, **plan.environment}
 
 
-def worker_environment(pool: PoolPlan, *, index: int, total_workers: int) -> dict[str, str]:
+def worker_environment(pool: PoolPlan, *, index: int, total_workers: int, health_port: int = 0) -> dict[str, str]:
     """One worker's settings. Cores are shared out: two engines with two threads each would fight for them."""
     cores = os.cpu_count() or 1
     threads = max(1, cores // max(1, total_workers))
@@ -77,7 +77,7 @@ def worker_environment(pool: PoolPlan, *, index: int, total_workers: int) -> dic
         "PENSTOCK_WORKER_ENGINE": "null" if pool.model is None else "real",
         "PENSTOCK_WORKER_DTYPE": pool.dtype,
         "PENSTOCK_WORKER_NUM_THREADS": str(threads),
-        "PENSTOCK_WORKER_HEALTH_PORT": "0",
+        "PENSTOCK_WORKER_HEALTH_PORT": str(health_port),
     }
     if pool.model is not None:
         environment["PENSTOCK_WORKER_MODEL"] = str(pool.model.resolve())

@@ -23,7 +23,8 @@ from services.cli.embedded.plan import (
     shared_environment,
     worker_environment,
 )
-from services.cli.embedded.ports import choose_port
+from services.cli.embedded.ports import choose_port, free_port
+from services.cli.embedded.prometheus_targets import PrometheusTargets
 from services.cli.embedded.redis import EmbeddedRedis
 from services.cli.embedded.service_process import ServiceProcess, ServiceState
 from services.cli.embedded.span_store import SpanReceiver, SpanStore
@@ -52,6 +53,7 @@ class EmbeddedStack:
         self.span_store = SpanStore(plan.data_dir / "spans.sqlite")
         self.kafka_server: EmbeddedKafka | None = None
         self.redis_server: EmbeddedRedis | None = None
+        self.targets = PrometheusTargets(plan.data_dir)
         self._report = report
         self._exit = AsyncExitStack()
         self._tasks: dict[ServiceProcess, asyncio.Task[None]] = {}
@@ -107,14 +109,17 @@ class EmbeddedStack:
         """One more worker of a pool; used by the plan itself, by tests and by scaling."""
         index = self._workers_started
         self._workers_started += 1
-        environment = worker_environment(pool, index=index, total_workers=self.plan.total_workers)
-        return self._start(f"worker-{pool.name}-{index}", self.plan.worker_module, environment)
+        name, port = f"worker-{pool.name}-{index}", free_port()
+        environment = worker_environment(pool, index=index, total_workers=self.plan.total_workers, health_port=port)
+        self.targets.add(name, job="worker", port=port)
+        return self._start(name, self.plan.worker_module, environment)
 
     async def stop_service(self, service: ServiceProcess, *, grace_seconds: float) -> int | None:
         status = await service.stop(grace_seconds=grace_seconds)
         if task := self._tasks.pop(service, None):
             await task
         self.services.remove(service)
+        self.targets.remove(service.name)
         return status
 
     async def _start_servers(self) -> None:
@@ -160,11 +165,13 @@ class EmbeddedStack:
             port = choose_port(self.plan.supervisor_port + index if self.plan.supervisor_port else 0, taken=promised)
             promised.add(port)
             self.supervisor_urls.append(f"http://127.0.0.1:{port}")
+            self.targets.add(f"supervisor-{index}", job="supervisor", port=port)
             self._start(f"supervisor-{index}", "services.supervisor", {"PENSTOCK_SUPERVISOR_PORT": str(port)})
         for index in range(self.plan.gateways):
             port = choose_port(self.plan.http_port + index if self.plan.http_port else 0, taken=promised)
             promised.add(port)
             self.http_urls.append(f"http://127.0.0.1:{port}")
+            self.targets.add(f"gateway-{index}", job="gateway", port=port)
             self._start(f"gateway-{index}", "services.gateway", {"PENSTOCK_GATEWAY_PORT": str(port)})
         for pool in self.plan.pools:
             for _ in range(pool.workers):
