@@ -11,6 +11,7 @@ import structlog
 from services.gateway.ports import GatewayLedger
 from shared.contracts.errors import LedgerUnavailable
 from shared.contracts.identifiers import RequestId
+from shared.telemetry.metrics import ABANDONED_REQUESTS
 
 logger = structlog.get_logger(__name__)
 
@@ -63,5 +64,6 @@ class Abandonments:
             return
         if subscribers_left == 0:
             await self._ledger.cancel(request_id, reason=REASON, tenant=None)
+            ABANDONED_REQUESTS.inc()
             logger.info("request cancelled, its client did not come back", request_id=request_id)
         self._due_at.pop(request_id, None)

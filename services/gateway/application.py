@@ -58,6 +58,8 @@ from shared.resilience.lifecycle import run_periodically, run_persistently
 from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
 from shared.settings.slo import SloSettings
+from shared.telemetry.first_samples import begin_errors
+from shared.telemetry.metrics import ERRORS
 
 logger = structlog.get_logger(__name__)
 
@@ -98,6 +100,7 @@ def build_gateway(
                 logger.info("gateway ready to listen", channel=gateway.followings.channel)
                 yield
 
+    begin_errors()
     application = FastAPI(
         title="Penstock",
         description="OpenAI-compatible inference on Kafka.",
@@ -336,6 +339,7 @@ async def _first(event: asyncio.Event) -> None:
 
 async def _refuse(request: Request, error: Any) -> Response:
     exchange_of(request.scope).error_code = error.code
+    ERRORS.labels(code=error.code, blame=error.blame.value).inc()
     return error_response(error)
 
 

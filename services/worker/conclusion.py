@@ -18,7 +18,7 @@ from shared.contracts.events import InferenceOutcome, Outcome, PublishedOutcome,
 from shared.contracts.identifiers import ClaimToken, RequestId, new_claim_token
 from shared.contracts.topics import TopicNames
 from shared.ledger.records import ClaimRequest, Fenced, SealAnswer
-from shared.messaging.source import SourceRecord
+from shared.messaging.records import SourceRecord
 from shared.openai.sealing import seal_outcome
 from shared.resilience.clock import Clock
 from shared.telemetry import spans

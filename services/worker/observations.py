@@ -21,6 +21,7 @@ from shared.openai.outcomes import sealed_summary
 from shared.settings.slo import SloSettings
 from shared.telemetry import spans
 from shared.telemetry.catalogue import Children
+from shared.telemetry.first_samples import begin_delivery, begin_errors
 from shared.telemetry.metrics import (
     BATCH_SIZE,
     CLAIMS,
@@ -88,6 +89,8 @@ class Observations:
         self._running = RUNNING_REQUESTS.labels(pool=pool)
         self._waiting = WAITING_REQUESTS.labels(pool=pool)
         self._preemptions = PREEMPTIONS.labels(pool=pool)
+        begin_errors()
+        begin_delivery(pool)
         self._num_preemptions_seen = 0
         self._decode_steps: deque[float] = deque(maxlen=_STEPS_KEPT)
         self.rate = TokenRate()

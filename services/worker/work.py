@@ -14,7 +14,7 @@ from shared.contracts.errors import PlatformError
 from shared.contracts.identifiers import ClaimToken, RequestId
 from shared.contracts.requests import InferenceRequest, RequestEnvelope
 from shared.ledger.records import ClaimRequest
-from shared.messaging.source import SourceRecord
+from shared.messaging.records import SourceRecord
 
 
 class RecordDelivery(Protocol):

@@ -18,6 +18,7 @@ from shared.contracts.errors import InvariantViolated, LedgerUnavailable
 from shared.ledger.pipeline import Pipeline, Word
 from shared.ledger.scripts import load_script
 from shared.resilience.circuit_breaker import CircuitBreaker
+from shared.telemetry.round_trips import ledger_round_trip
 
 _CONNECT_TIMEOUT_SECONDS = 2.0
 _ANSWER_TIMEOUT_SECONDS = 3.0
@@ -62,10 +63,11 @@ class Connections:
     async def run(self, name: str, *arguments: Word) -> Any:
         """Run a script: one round trip, two the first time Redis sees it."""
         script = load_script(name)
-        try:
-            return await self.ask("EVALSHA", script.sha1, 0, *arguments)
-        except NoScriptError:
-            return await self.ask("EVAL", script.source, 0, *arguments)
+        with ledger_round_trip(name):
+            try:
+                return await self.ask("EVALSHA", script.sha1, 0, *arguments)
+            except NoScriptError:
+                return await self.ask("EVAL", script.source, 0, *arguments)
 
     async def ask(self, *command: Word) -> Any:
         """One command, one answer. With an open breaker: `LedgerUnavailable` at once."""

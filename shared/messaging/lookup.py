@@ -12,6 +12,7 @@ from shared.contracts.errors import BrokerUnavailable
 from shared.messaging.connection import connection_arguments
 from shared.messaging.records import SourceRecord, source_record
 from shared.settings.kafka import KafkaSettings
+from shared.telemetry.round_trips import kafka_round_trip
 
 _POLL_MS = 200
 
@@ -52,11 +53,12 @@ class RecordLookup:
 
     async def fetch(self, topic: str, partition: int, offset: int) -> SourceRecord | None:
         """None when the record is no longer there (or never was). Raises BrokerUnavailable."""
-        try:
-            async with self._lock, asyncio.timeout(self._timeout_seconds):
-                return await self._fetch(topic, partition, offset)
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise BrokerUnavailable(f"cannot read {topic}[{partition}]@{offset}: {error!r}") from error
+        with kafka_round_trip("lookup"):
+            try:
+                async with self._lock, asyncio.timeout(self._timeout_seconds):
+                    return await self._fetch(topic, partition, offset)
+            except (KafkaError, OSError, TimeoutError) as error:
+                raise BrokerUnavailable(f"cannot read {topic}[{partition}]@{offset}: {error!r}") from error
 
     async def _fetch(self, topic: str, partition: int, offset: int) -> SourceRecord | None:
         assert self._consumer is not None

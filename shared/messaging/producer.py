@@ -27,6 +27,7 @@ from shared.contracts.errors import BrokerUnavailable, OutcomeTooLarge
 from shared.messaging.connection import connection_arguments
 from shared.resilience.circuit_breaker import CircuitBreaker
 from shared.settings.kafka import KafkaSettings
+from shared.telemetry.round_trips import kafka_round_trip
 
 _LOG = structlog.get_logger(__name__)
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
@@ -99,13 +100,17 @@ class RecordProducer:
         Raises OutcomeTooLarge for a record beyond the limit and BrokerUnavailable for everything else; after the latter
         the record may or may not be in the topic (it is not when an open breaker refused).
         """
+        with kafka_round_trip("produce"):
+            return await self._guarded(topic, key, value, headers, partition, timestamp_ms)
+
+    async def _guarded(self, topic: str, *record: Any) -> RecordMetadata:
         if self._breaker is None:
-            return await self._deliver(topic, key, value, headers, partition, timestamp_ms)
+            return await self._deliver(topic, *record)
         attempt = self._breaker.attempt(failure=BrokerUnavailable)
         if attempt is None:
             raise BrokerUnavailable("Kafka did not acknowledge records lately; it is left alone for a moment")
         with attempt:
-            return await self._deliver(topic, key, value, headers, partition, timestamp_ms)
+            return await self._deliver(topic, *record)
 
     async def _deliver(
         self,

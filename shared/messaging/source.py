@@ -32,9 +32,9 @@ from shared.messaging.connection import connection_arguments
 from shared.messaging.deliveries import Delivery, DeliveryBook
 from shared.messaging.intake_room import IntakeRoom
 from shared.messaging.offset_tracker import decode_finished
-from shared.messaging.records import SourceRecord as SourceRecord  # for users of this module
 from shared.messaging.records import source_record
 from shared.settings.kafka import KafkaSettings
+from shared.telemetry.round_trips import timed
 
 Deliver = Callable[[Delivery], Awaitable[None] | None]
 
@@ -322,7 +322,8 @@ class RequestSource:
             payload = {
                 partition: OffsetAndMetadata(commit.offset, commit.metadata) for partition, commit in offsets.items()
             }
-            self._commit_under_way = asyncio.ensure_future(self._consumer_or_fail().commit(payload))
+            answer = timed("commit", self._consumer_or_fail().commit(payload), KafkaError)
+            self._commit_under_way = asyncio.ensure_future(answer)
             try:
                 await asyncio.wait({self._commit_under_way})
             finally:

@@ -2,6 +2,7 @@
 
 import structlog
 
+from shared.telemetry.first_samples import begin_breaker
 from shared.telemetry.metrics import BREAKER_REJECTIONS, BREAKER_TRANSITIONS, BREAKERS
 
 logger = structlog.get_logger(__name__)
@@ -17,6 +18,7 @@ class BreakerReports:
         self._name = name
         self._state = CLOSED
         BREAKERS.labels(kind, CLOSED).inc()
+        begin_breaker(kind)
 
     def changed(self, before: str, after: str) -> None:
         BREAKERS.labels(self._kind, str(before)).dec()

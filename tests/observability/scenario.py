@@ -24,6 +24,8 @@ from shared.contracts.topics import TopicNames
 from tests.fixtures.stack import TINY, engine_process_of
 
 LOAD_SECONDS = 25.0
+DARK = "dark"
+"""The pool whose spans are lost."""
 _SETTLE_SECONDS = 4.0
 _READY_SECONDS = 90.0
 _SHARED_PROMPT = "You answer briefly. " * 12
@@ -58,7 +60,7 @@ async def load(stack: EmbeddedStack) -> AsyncIterator[None]:
             await asyncio.sleep(0.05)
 
     async def produce() -> None:
-        topics = [TopicNames().requests("default", lane) for lane in Lane]
+        topics = [TopicNames().requests(pool, lane) for pool in ("default", DARK) for lane in Lane]
         while True:
             for topic in topics:
                 await asyncio.to_thread(post, stack.addresses.kafka, topic, [b'{"prompt": "hi", "max_tokens": 20}'] * 4)
@@ -99,14 +101,19 @@ async def _faults(stack: EmbeddedStack) -> None:
     await asyncio.sleep(_SETTLE_SECONDS)
     await _kill_a_worker_while_kafka_is_away(stack)
     await stack.wait_until_ready(timeout_seconds=_READY_SECONDS)
+    for supervisor in [service for service in stack.services if service.module == "services.supervisor"]:
+        if supervisor.pid is not None:
+            os.kill(supervisor.pid, signal.SIGKILL)
+    await stack.wait_until_ready(timeout_seconds=_READY_SECONDS)
     assert stack.redis_server is not None
     await _freeze(stack.redis_server.process_id, 6.0)
 
 
 async def _poison(stack: EmbeddedStack) -> None:
-    """A record that nobody can decode, and one that names a model nobody has."""
+    """Records that nobody can decode, and some that name a model nobody has."""
     topic = TopicNames().requests("default", Lane.INTERACTIVE)
-    await asyncio.to_thread(post, stack.addresses.kafka, topic, [b"\xff\xfe", b'{"prompt": "hi", "model": "none"}'])
+    bad = [b"\xff\xfe", b'{"prompt": "hi", "model": "none"}'] * 4
+    await asyncio.to_thread(post, stack.addresses.kafka, topic, bad)
 
 
 async def _leave(stack: EmbeddedStack) -> None:
@@ -125,7 +132,7 @@ async def _kill_a_worker_while_kafka_is_away(stack: EmbeddedStack) -> None:
     worker = stack.workers[-1]
     if worker.pid is not None:
         os.kill(worker.pid, signal.SIGKILL)
-    await _freeze(stack.kafka_server.pid, 5.0)
+    await _freeze(stack.kafka_server.pid, 14.0)
 
 
 async def _freeze(pid: int | None, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Every query of every dashboard, rule and alert, put to a real Prometheus that watched a stack under load and faults."""
+"""Every query of every dashboard, rule and alert, put to a real Prometheus that watched load and faults."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def watched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 async def test_every_process_is_scraped(watched: Watched) -> None:
     states = {target["labels"]["process"]: target["health"] for target in watched.server.targets()}
     assert states == dict.fromkeys(
-        ["gateway-0", "supervisor-0", "supervisor-1", "worker-default-0", "worker-default-1"], "up"
+        ["gateway-0", "supervisor-0", "supervisor-1", "worker-default-0", "worker-default-1", "worker-dark-2"], "up"
     )
 
 
