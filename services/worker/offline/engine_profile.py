@@ -43,6 +43,9 @@ class StepProfile:
             (model_runner, "sample", "sampling"),
             (decoder, "forward", "model"),
             (decoder, "logits", "model"),
+            (decoder, "largest", "model"),
+            (model_runner, "take_largest", "sampling"),
+            (model_runner, "wants_only_the_largest", "sampling"),
         ]
         with ExitStack() as stack:
             for owner, name, part in parts:

@@ -17,7 +17,8 @@ from services.worker.engine.execution.step_inputs import StepTensors, prepare_in
 from services.worker.engine.kv_cache.layer_groups import LayerGroups
 from services.worker.engine.models.decoder import Decoder
 from services.worker.engine.sampling.prompt_logprobs import PromptScores, score_prompts
-from services.worker.engine.sampling.sampler import PendingSamples, sample
+from services.worker.engine.sampling.sampler import PendingSamples, sample, take_largest, wants_only_the_largest
+from services.worker.engine.sequence import Sequence
 
 _CACHE_LINE_BYTES = 64
 
@@ -94,11 +95,16 @@ class ModelRunner:
         scores = score_prompts(inputs.items, inputs.arrays.query_starts.tolist(), hidden, self._decoder.logits)
         if not inputs.samplers:
             return PendingStep(None, scores)
-        if recorded is None:
-            logits = self._decoder.logits(select_rows(hidden, inputs.sampled_rows))
-        else:
-            logits = select_rows(logits, inputs.sampled_rows)
-        return PendingStep(sample(logits, inputs.samplers), scores)
+        if recorded is not None:
+            return PendingStep(sample(select_rows(logits, inputs.sampled_rows), inputs.samplers), scores)
+        return PendingStep(self._sample(select_rows(hidden, inputs.sampled_rows), inputs.samplers), scores)
+
+    def _sample(self, hidden: torch.Tensor, samplers: list[Sequence]) -> PendingSamples:
+        """hidden [R, hidden], one row for each sampler."""
+        largest = self._decoder.largest(hidden) if wants_only_the_largest(samplers) else None
+        if largest is not None:
+            return take_largest(largest, samplers)
+        return sample(self._decoder.logits(hidden), samplers)
 
     def _compute_all(self, tensors: StepTensors) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = self._decoder.forward(tensors.token_ids, self._layer_caches, tensors.layouts)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch.nn import functional
 
 from services.worker.engine.attention.attention_backend import AttentionBackend
 from services.worker.engine.attention.layer_cache import LayerCache
@@ -17,8 +16,10 @@ from services.worker.engine.attention.step_layout import StepLayout
 from services.worker.engine.checkpoints.model_config import Activation, DecoderConfig
 from services.worker.engine.checkpoints.rope_scaling import Rope
 from services.worker.engine.models.decoder_operators import DecoderOperators
+from services.worker.engine.models.embedding import Embed, Embedding
 from services.worker.engine.models.layer_weights import DecoderLayer, LayerReader, ReadTensor
-from services.worker.engine.models.linear import make_linear
+from services.worker.engine.models.linear import NativeLinear, make_linear
+from services.worker.engine.models.native_decoder import NativeDecoder, why_not_native
 from services.worker.engine.models.rope import rope_table
 
 
@@ -36,16 +37,22 @@ class Decoder:
         self.config = config
         self._attention = attention
         self._operators = operators
-        self._embedding = read("model.embed_tokens.weight")
+        embedding = read("model.embed_tokens.weight")
         # In the model's dtype, as it was trained: in bfloat16 that is not the exact square root.
-        self._embedding_scale = torch.tensor(config.embedding_scale).to(self._embedding)
+        self._embedding_scale = torch.tensor(config.embedding_scale).to(embedding)
         gate = operators.gelu_multiply if config.activation is Activation.GELU else operators.silu_multiply
         reader = LayerReader(config, read, gate)
         self._layers = [reader.read(index) for index in range(config.num_layers)]
         self._final_norm = reader.norm("model.norm")
-        head = self._embedding if config.tie_word_embeddings else read("lm_head.weight")
+        head = embedding if config.tie_word_embeddings else read("lm_head.weight")
         self._head = make_linear(head, None, wide_output=True)
+        self._embed: Embed = Embedding(embedding)
+        if config.tie_word_embeddings and isinstance(self._head, NativeLinear):
+            self._embed = self._head.weight_rows
+        self._device = embedding.device
         self._rope_tables: dict[Rope | None, torch.Tensor] = {}
+        self.not_native = why_not_native(config, self._layers, attention)
+        self._native: NativeDecoder | None = None
 
     @property
     def is_capturable(self) -> bool:
@@ -55,7 +62,9 @@ class Decoder:
     def prepare_positions(self, num_positions: int) -> None:
         """Angles for positions below this: once, before the first `forward`. Layers with the same rope share them."""
         for rope in {layer.rope for layer in self.config.layers}:
-            self._rope_tables[rope] = rope_table(rope, num_positions).to(self._embedding.device)
+            self._rope_tables[rope] = rope_table(rope, num_positions).to(self._device)
+        if not self.not_native:
+            self._native = NativeDecoder(self.config, self._layers, self._rope_tables)
 
     def forward(
         self, token_ids: torch.Tensor, caches: Sequence[LayerCache], layouts: Sequence[StepLayout]
@@ -65,9 +74,11 @@ class Decoder:
         `caches`: of every layer; `layouts`: of every group of layers, which differ in where blocks lie.
         """
         operators, epsilon = self._operators, self.config.rms_norm_eps
-        residual = functional.embedding(token_ids, self._embedding)
+        residual = self._embed(token_ids)
         if self.config.embedding_scale != 1:
             residual.mul_(self._embedding_scale)
+        if self._native is not None:
+            return self._native.forward(residual, caches, layouts)
         update: torch.Tensor | None = None
         for layer, cache in zip(self._layers, caches, strict=True):
             if update is None:
@@ -90,6 +101,16 @@ class Decoder:
         logits = self._head(normed)
         cap = self.config.final_cap
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+
+    def largest(self, hidden: torch.Tensor) -> torch.Tensor | None:
+        """The token of each row's largest logit, -1 where one is not a number, [rows] int64; None: take `logits`.
+
+        Of use where nothing else is asked of them: the logits are never in memory.
+        """
+        if not isinstance(self._head, NativeLinear) or self.config.final_cap is not None:
+            return None
+        normed = self._operators.rms_norm(hidden, self._final_norm, self.config.rms_norm_eps)
+        return self._head.largest(normed)
 
     def _attend(self, layer: DecoderLayer, normed: torch.Tensor, cache: LayerCache, layout: StepLayout) -> torch.Tensor:
         projected = layer.query_key_value(normed)

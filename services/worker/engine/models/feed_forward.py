@@ -21,12 +21,12 @@ Gate = Callable[[torch.Tensor], torch.Tensor]
 
 class DenseFeedForward:
     def __init__(self, gate_up: Linear, down: Linear, gate: Gate) -> None:
-        self._gate_up = gate_up
-        self._down = down
+        self.gate_up = gate_up
+        self.down = down
         self._gate = gate
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._down(self._gate(self._gate_up(hidden)))
+        return self.down(self._gate(self.gate_up(hidden)))
 
 
 class ExpertsFeedForward:

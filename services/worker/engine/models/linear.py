@@ -6,12 +6,11 @@ half of it. The plain tensor is dropped by whoever passes it in.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch.nn import functional
 
-from services.worker.engine.native.library import load_matmul
+from services.worker.engine.native.library import Products, load_products
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
 """[rows, columns of the weight] -> [rows, rows of the weight]."""
@@ -22,9 +21,9 @@ _LANES = 16
 def make_linear(weight: torch.Tensor, bias: torch.Tensor | None, *, wide_output: bool = False) -> Linear:
     """`wide_output` asks for float32 products of 16-bit weights, without rounding on the way where that is free."""
     if weight.device.type == "cpu" and weight.dtype == torch.bfloat16:
-        matmul = load_matmul() if weight.shape[1] % 2 == 0 else None
-        if matmul is not None:
-            return NativeLinear(matmul, weight, bias, torch.float32 if wide_output else torch.bfloat16)
+        products = load_products() if weight.shape[1] % 2 == 0 else None
+        if products is not None and products.has_pair_products:
+            return NativeLinear(products, weight, bias, torch.float32 if wide_output else torch.bfloat16)
         if torch._C._has_mkldnn:
             return _widened(PackedLinear(weight, bias)) if wide_output else PackedLinear(weight, bias)
     return _widened(PlainLinear(weight, bias)) if wide_output else PlainLinear(weight, bias)
@@ -55,34 +54,68 @@ class PackedLinear:
 
 
 class NativeLinear:
-    """Through matmul.c, which says how the weights lie."""
+    """Through matmul.h, which says how the weights lie."""
 
-    def __init__(self, matmul: Any, weight: torch.Tensor, bias: torch.Tensor | None, output: torch.dtype) -> None:
-        self._matmul = matmul
-        self._num_columns, self._num_inner = weight.shape
-        self._weight = _pack(weight)
-        self._bias = None if bias is None else bias.contiguous()
+    def __init__(
+        self, products: Products, weight: torch.Tensor, bias: torch.Tensor | None, output: torch.dtype = torch.bfloat16
+    ) -> None:
+        self._products = products
+        self.num_columns, self.num_inner = weight.shape
+        self.packed = _pack(products, weight)
+        self.bias = None if bias is None else bias.contiguous()
         self._output = output
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         rows = inputs.shape[0]
         inputs = inputs.contiguous()
-        product = torch.empty((rows, self._num_columns), dtype=self._output)
-        self._matmul(
+        product = torch.empty((rows, self.num_columns), dtype=self._output)
+        self._products.matmul(
             product.data_ptr(),
             inputs.data_ptr(),
-            self._weight.data_ptr(),
-            None if self._bias is None else self._bias.data_ptr(),
+            self.packed.data_ptr(),
+            None if self.bias is None else self.bias.data_ptr(),
             rows,
-            self._num_columns,
-            self._num_inner,
+            self.num_columns,
+            self.num_inner,
             self._output is torch.float32,
         )
         return product
 
+    def largest(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The column of each row's largest product, the first of equals, [rows] int64; -1 where one is not finite.
 
-def _pack(weight: torch.Tensor) -> torch.Tensor:
+        The products are never in memory. There is no bias.
+        """
+        assert self.bias is None
+        rows = inputs.shape[0]
+        inputs = inputs.contiguous()
+        columns = torch.empty(rows, dtype=torch.int64)
+        scratch = torch.empty((torch.get_num_threads(), rows, 3), dtype=torch.int32)
+        self._products.largest(
+            columns.data_ptr(),
+            scratch.data_ptr(),
+            inputs.data_ptr(),
+            self.packed.data_ptr(),
+            rows,
+            self.num_columns,
+            self.num_inner,
+        )
+        return columns
+
+    def weight_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """rows [n] int64 -> [n, inner] of the weight as it was: a tied embedding needs no copy of its own."""
+        found = torch.empty((rows.shape[0], self.num_inner), dtype=torch.bfloat16)
+        rows = rows.contiguous()
+        self._products.unpack_rows(
+            found.data_ptr(), self.packed.data_ptr(), rows.data_ptr(), rows.shape[0], self.num_inner
+        )
+        return found
+
+
+def _pack(products: Products, weight: torch.Tensor) -> torch.Tensor:
     """[columns, inner] -> [columns / 16, inner / 2, 16, 2], columns rounded up with zeros."""
     columns, inner = weight.shape
-    padded = functional.pad(weight, (0, 0, 0, -columns % _LANES))
-    return padded.view(-1, _LANES, inner // 2, 2).transpose(1, 2).contiguous()
+    packed = torch.empty((-(-columns // _LANES), inner // 2, _LANES, 2), dtype=weight.dtype)
+    weight = weight.contiguous()
+    products.pack(packed.data_ptr(), weight.data_ptr(), columns, inner)
+    return packed

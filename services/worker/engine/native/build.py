@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "matmul.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "matmul.c", "decoder_step.c"))
 CACHE_VARIABLE = "PENSTOCK_CACHE"
 
 _FLAGS = (
@@ -22,6 +22,7 @@ _FLAGS = (
     "-march=native",
     "-std=gnu11",
     "-fPIC",
+    "-Wno-psabi",
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fno-signed-zeros",
@@ -74,7 +75,8 @@ def _cache_directory() -> Path:
 
 def _name(compiler: list[str], flags: list[str]) -> str:
     """-march=native makes a library that another processor may not run: its features are part of the name."""
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES))
+    headers = sorted(Path(__file__).parent.glob("*.h"))
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in (*SOURCES, *headers)))
     digest.update("\0".join([*compiler, *flags, platform.machine(), _processor_features()]).encode())
     return digest.hexdigest()[:24]
 

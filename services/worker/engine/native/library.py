@@ -16,7 +16,7 @@ from services.worker.engine.native.build import NoNativeKernels, build
 
 MAX_GROUP = 64
 MAX_HEAD_SIZE = 256
-_INTERFACE_VERSION = 3
+_INTERFACE_VERSION = 4
 
 _POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, list[Any]] = {
@@ -42,19 +42,34 @@ class Kernels:
 
 
 def _function(library: ctypes.CDLL, name: str, suffix: str) -> Any:
-    function = getattr(library, f"{name}_{suffix}")
-    function.argtypes = _SIGNATURES[name]
-    function.restype = None
-    return function
+    return _plain(library, f"{name}_{suffix}", _SIGNATURES[name])
 
 
-def load_matmul() -> Any | None:
-    """`penstock_matmul` of matmul.c for bfloat16 weights; None where the processor or the compiler cannot."""
+class Products:
+    """What matmul.c offers for bfloat16 weights; `has_pair_products`: the processor multiplies pairs of them."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.has_pair_products = bool(library.penstock_has_pair_products())
+        self.matmul = _plain(library, "penstock_matmul", [_POINTER] * 4 + [_INTEGER] * 4)
+        self.largest = _plain(library, "penstock_largest", [_POINTER] * 4 + [_INTEGER] * 3)
+        self.pack = _plain(library, "penstock_pack", [_POINTER] * 2 + [_INTEGER] * 2)
+        self.unpack_rows = _plain(library, "penstock_unpack_rows", [_POINTER] * 3 + [_INTEGER] * 2)
+
+
+def load_products() -> Products | None:
     library = _open_library()
-    if library is None or not library.penstock_has_matmul():
-        return None
-    function = library.penstock_matmul
-    function.argtypes = [_POINTER] * 4 + [_INTEGER] * 4
+    return None if library is None else Products(library)
+
+
+def load_decoder_step() -> Any | None:
+    """`penstock_decoder_step` of decoder_step.c, on two of its structures."""
+    library = _open_library()
+    return None if library is None else _plain(library, "penstock_decoder_step", [_POINTER] * 2)
+
+
+def _plain(library: ctypes.CDLL, name: str, arguments: list[Any]) -> Any:
+    function = getattr(library, name)
+    function.argtypes = arguments
     function.restype = None
     return function
 
@@ -76,7 +91,7 @@ def _open_library() -> ctypes.CDLL | None:
         except (NoNativeKernels, OSError):
             continue
         library.penstock_interface_version.restype = ctypes.c_int64
-        library.penstock_has_matmul.restype = ctypes.c_int64
+        library.penstock_has_pair_products.restype = ctypes.c_int64
         if library.penstock_interface_version() == _INTERFACE_VERSION:
             return library
     return None

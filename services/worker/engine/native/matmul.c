@@ -1,98 +1,204 @@
-/* Matrix products with bfloat16 weights on CPUs that multiply pairs of them (AVX-512 BF16); elsewhere not there.
- *
- * Weights are packed once: for 16 columns at a time, all inner values in pairs, [columns / 16, inner / 2, 16, 2], so
- * that one load feeds one instruction and memory is read in order, once for all rows that are held in registers.
- * Every output is summed over `inner` in the same order in every tile: a row's result does not depend on how many
- * rows are beside it, nor on the number of threads. Accumulated in float32, rounded once.
- */
-#include <stdint.h>
-#include <string.h>
+/* Products of matrices, by strips of columns; and what else knows how packed weights lie. See matmul.h. */
+#include "matmul.h"
 
-#if defined(__AVX512BF16__) && defined(__AVX512F__) && defined(__AVX512VL__)
-#include <immintrin.h>
+#define STREAM_AHEAD 2048 /* numbers of each group: the processor's own prefetching stops at the end of a page */
 
-#define LANES 16
-#define MOST_ROWS 6
-#define MOST_GROUPS 4
+int64_t penstock_has_pair_products(void) { return HAS_PAIR_PRODUCTS; }
 
-int64_t penstock_has_matmul(void) { return 1; }
-
-struct product {
-    void *out;              /* [rows, columns], bfloat16, or float32 where is_wide */
-    const uint16_t *in;     /* [rows, inner] */
-    const uint16_t *packed; /* columns rounded up to 16, the rest zeros */
-    const uint16_t *bias;   /* [columns] or NULL */
-    int64_t rows, columns, inner, is_wide;
-};
-
-static inline __attribute__((always_inline)) void store(const struct product *p, __m512 sum, int64_t row,
-                                                        int64_t column) {
-    int64_t left = p->columns - column;
-    __mmask16 mask = left >= LANES ? 0xFFFF : (__mmask16)((1u << left) - 1);
-    if (p->bias) {
-        __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p->bias + column));
-        sum = _mm512_add_ps(sum, _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)));
-    }
-    if (p->is_wide)
-        _mm512_mask_storeu_ps((float *)p->out + row * p->columns + column, mask, sum);
-    else
-        _mm256_mask_storeu_epi16((uint16_t *)p->out + row * p->columns + column, mask,
-                                 (__m256i)_mm512_cvtneps_pbh(sum));
-}
-
-/* `rows` x `groups` * 16 outputs in registers; both are constants where it is called. */
-static inline __attribute__((always_inline)) void tile(const struct product *p, int64_t row, int64_t column,
-                                                       const int rows, const int groups) {
-    __m512 sums[MOST_ROWS][MOST_GROUPS];
+/* `rows` x `groups` * 16 sums in registers; both are constants where it is called. */
+INLINE void tile(float *sums, const uint16_t *in, int64_t stride, const uint16_t *const *weights,
+                 const uint16_t *const *ahead, int64_t inner, const int rows, const int groups) {
+    lanes own[TILE_ROWS][GROUPS];
     for (int r = 0; r < rows; r++)
-        for (int g = 0; g < groups; g++) sums[r][g] = _mm512_setzero_ps();
-    const uint16_t *weights = p->packed + column * p->inner, *in = p->in + row * p->inner;
-    for (int64_t k = 0; k < p->inner; k += 2) {
-        __m512bh pairs[MOST_GROUPS];
-        for (int g = 0; g < groups; g++)
-            pairs[g] = (__m512bh)_mm512_loadu_si512(weights + g * LANES * p->inner + k * LANES);
+        for (int g = 0; g < groups; g++) own[r][g] = no_lanes();
+    for (int64_t k = 0; k < inner; k += 2) {
+        pairs w[GROUPS];
+        for (int g = 0; g < groups; g++) {
+            w[g] = load_pairs(weights[g] + k * LANES);
+            if (ahead) __builtin_prefetch(ahead[g] + k * LANES, 0, 2);
+        }
         for (int r = 0; r < rows; r++) {
-            int32_t two;
-            memcpy(&two, in + r * p->inner + k, sizeof two);
-            __m512bh same = (__m512bh)_mm512_set1_epi32(two);
-            for (int g = 0; g < groups; g++) sums[r][g] = _mm512_dpbf16_ps(sums[r][g], same, pairs[g]);
+            pairs same = same_pair(in + r * stride + k);
+            for (int g = 0; g < groups; g++) own[r][g] = add_products(own[r][g], same, w[g]);
         }
     }
     for (int r = 0; r < rows; r++)
-        for (int g = 0; g < groups; g++) store(p, sums[r][g], row + r, column + g * LANES);
+        for (int g = 0; g < groups; g++) memcpy(sums + (r * groups + g) * LANES, &own[r][g], sizeof own[r][g]);
 }
 
-static inline __attribute__((always_inline)) void all_rows(const struct product *p, int64_t column,
-                                                           const int groups) {
-    int64_t row = 0;
-    for (; row + 6 <= p->rows; row += 6) tile(p, row, column, 6, groups);
-    for (; row + 4 <= p->rows; row += 4) tile(p, row, column, 4, groups);
-    for (; row + 2 <= p->rows; row += 2) tile(p, row, column, 2, groups);
-    for (; row < p->rows; row++) tile(p, row, column, 1, groups);
+#define CASE(rows, groups)                                                                                             \
+    case (rows) * 8 + (groups):                                                                                        \
+        tile(sums, in, stride, weights, ahead, inner, (rows) <= TILE_ROWS ? (rows) : 1, groups);                       \
+        break;
+#define CASES(rows) CASE(rows, 1) CASE(rows, 2) CASE(rows, 4)
+
+void penstock_tile(float *sums, const uint16_t *in, int64_t stride, const uint16_t *const *weights,
+                   const uint16_t *const *ahead, int64_t inner, int64_t rows, int64_t groups) {
+    if (!ahead && rows == TILE_ROWS && groups == GROUPS) {
+        tile(sums, in, stride, weights, NULL, inner, TILE_ROWS, GROUPS);
+        return;
+    }
+    ahead = ahead ? ahead : weights;
+    switch (rows * 8 + groups) { CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) }
+}
+
+static void add_bias(const struct product *p, float *sums, int64_t column, int64_t count) {
+    for (int64_t i = 0; i < count && p->bias; i++) sums[i] += from_bf16(p->bias[column + i]);
+}
+
+static void store_sums(const struct product *p, float *sums, int64_t row, int64_t column, int64_t width) {
+    int64_t count = p->columns - column < width ? p->columns - column : width, place = row * p->columns + column;
+    add_bias(p, sums, column, count);
+    if (p->is_wide)
+        memcpy((float *)p->out + place, sums, (size_t)count * sizeof(float));
+    else
+        for (int64_t i = 0; i < count; i++) ((uint16_t *)p->out)[place + i] = to_bf16(sums[i]);
+}
+
+static void store_gated(const struct product *p, float *sums, int64_t row, int64_t column, int64_t width,
+                        const int is_gelu) {
+    int64_t half = p->columns / 2;
+    uint16_t *out = (uint16_t *)p->out + row * half + column;
+    float *up = sums + width;
+    add_bias(p, sums, column, width);
+    add_bias(p, up, column + half, width);
+    for (int64_t i = 0; i < width; i++) {
+        float gate = from_bf16(to_bf16(sums[i]));
+        out[i] = to_bf16(from_bf16(to_bf16(is_gelu ? gelu(gate) : silu(gate))) * from_bf16(to_bf16(up[i])));
+    }
+}
+
+static void keep_largest(const struct product *p, struct largest *best, const float *sums, int64_t column,
+                         int64_t width) {
+    int64_t count = p->columns - column < width ? p->columns - column : width;
+    float peak = -__builtin_inff();
+    int32_t is_broken = 0;
+    for (int64_t i = 0; i < count; i++) {
+        is_broken |= !(sums[i] <= 3.4028234e38f);
+        peak = sums[i] > peak ? sums[i] : peak;
+    }
+    best->is_broken |= is_broken;
+    if (!(peak > best->value)) return;
+    best->value = peak;
+    for (int64_t i = count - 1; i >= 0; i--)
+        if (sums[i] == peak) best->column = (int32_t)(column + i);
+}
+
+static void finish_rows(const struct product *p, float *sums, int64_t row, int64_t rows, int64_t column, int64_t groups,
+                        struct largest *best, enum epilogue epilogue) {
+    int64_t width = groups * LANES;
+    for (int64_t r = 0; r < rows; r++, sums += width) switch (epilogue) {
+        case STORE_SUMS: store_sums(p, sums, row + r, column, width); break;
+        case STORE_SILU: store_gated(p, sums, row + r, column, width / 2, 0); break;
+        case STORE_GELU: store_gated(p, sums, row + r, column, width / 2, 1); break;
+        case KEEP_LARGEST: keep_largest(p, best + row + r, sums, column, width); break;
+        }
+}
+
+static int is_gated(enum epilogue epilogue) { return epilogue == STORE_SILU || epilogue == STORE_GELU; }
+
+/* All rows of `groups` * 16 columns, or of half as many and their partners: the weights come from memory with the first
+ * rows and from the cache after that, while the strip at `next` is fetched. */
+static void multiply_strip(const struct product *p, int64_t column, int64_t next, int64_t groups, struct largest *best,
+                           enum epilogue epilogue) {
+    const uint16_t *weights[GROUPS], *following[GROUPS], *stream[GROUPS];
+    for (int64_t g = 0; g < groups; g++) {
+        int is_partner = is_gated(epilogue) && g >= groups / 2;
+        int64_t place = is_partner ? p->columns / 2 + (g - groups / 2) * LANES : g * LANES;
+        weights[g] = p->packed + (column + place) * p->inner;
+        following[g] = p->packed + (next + place) * p->inner;
+        stream[g] = weights[g] + STREAM_AHEAD;
+    }
+    int64_t passes = (p->rows + TILE_ROWS - 1) / TILE_ROWS, each = (p->rows + passes - 1) / passes;
+    for (int64_t row = 0; row < p->rows; row += each) {
+        const uint16_t *const *ahead = row == 0 ? stream : row == each ? following : NULL;
+        float sums[TILE_ROWS * STRIP];
+        int64_t rows = p->rows - row < each ? p->rows - row : each;
+        penstock_tile(sums, p->in + row * p->inner, p->inner, weights, ahead, p->inner, rows, groups);
+        finish_rows(p, sums, row, rows, column, groups, best, epilogue);
+    }
+}
+
+void penstock_multiply(const struct product *p, struct team *team, int64_t thread, struct largest *best,
+                       enum epilogue epilogue) {
+    int gated = is_gated(epilogue);
+    int64_t columns = gated ? p->columns / 2 : p->columns;
+    /* Wide strips are faster, but of few the threads would get unequal shares. */
+    int64_t groups = p->columns / STRIP >= 16 * team->size ? GROUPS : GROUPS / 2;
+    int64_t width = (gated ? groups / 2 : groups) * LANES, strips = (columns + width - 1) / width, strip = thread;
+    while (strip < strips) {
+        int64_t next = claim(team), column = strip * width, ahead = next < strips ? next * width : column;
+        if (column + width <= columns)
+            multiply_strip(p, column, ahead, groups, best, epilogue);
+        else
+            for (; column < columns; column += LANES)
+                multiply_strip(p, column, column, gated ? 2 : 1, best, epilogue);
+        strip = next;
+    }
 }
 
 void penstock_matmul(void *out, const uint16_t *in, const uint16_t *packed, const uint16_t *bias, int64_t rows,
                      int64_t columns, int64_t inner, int64_t is_wide) {
     const struct product p = {out, in, packed, bias, rows, columns, inner, is_wide};
-    int64_t step = LANES * MOST_GROUPS, strips = (columns + step - 1) / step;
-    /* Dynamic: a thread that another process has pushed off its core keeps one strip, not half of them. */
-#pragma omp parallel for schedule(dynamic, 1) if (columns * inner > 65536)
-    for (int64_t strip = 0; strip < strips; strip++) {
-        int64_t column = strip * step;
-        if (column + step <= columns)
-            all_rows(&p, column, MOST_GROUPS);
-        else
-            for (; column < columns; column += LANES) all_rows(&p, column, 1);
+    struct team team = {.size = 1};
+#pragma omp parallel if (columns * inner > 65536)
+    {
+#pragma omp single
+        team.size = team_size();
+        penstock_multiply(&p, &team, own_number(), NULL, STORE_SUMS);
     }
 }
 
-#else
-
-int64_t penstock_has_matmul(void) { return 0; }
-
-void penstock_matmul(void *out, const uint16_t *in, const uint16_t *packed, const uint16_t *bias, int64_t rows,
-                     int64_t columns, int64_t inner, int64_t is_wide) {
-    (void)out, (void)in, (void)packed, (void)bias, (void)rows, (void)columns, (void)inner, (void)is_wide;
+/* The column of the largest product of each row, -1 where one of them is not a finite number; the products themselves
+ * never leave the cache. Of equal ones the first. `scratch`: [threads, rows] of struct largest. */
+void penstock_largest(int64_t *out, struct largest *scratch, const uint16_t *in, const uint16_t *packed, int64_t rows,
+                      int64_t columns, int64_t inner) {
+    const struct product p = {NULL, in, packed, NULL, rows, columns, inner, 0};
+    struct team team = {.size = 1};
+#pragma omp parallel if (columns * inner > 65536)
+    {
+#pragma omp single
+        team.size = team_size();
+        struct largest *best = scratch + own_number() * rows;
+        for (int64_t row = 0; row < rows; row++) best[row] = (struct largest){-__builtin_inff(), 0, 0};
+        penstock_multiply(&p, &team, own_number(), best, KEEP_LARGEST);
+    }
+    for (int64_t row = 0; row < rows; row++) {
+        struct largest best = scratch[row];
+        for (int64_t thread = 1; thread < team.size; thread++) {
+            struct largest other = scratch[thread * rows + row];
+            best.is_broken |= other.is_broken;
+            if (other.value > best.value || (other.value == best.value && other.column < best.column))
+                best.value = other.value, best.column = other.column;
+        }
+        out[row] = best.is_broken || !(best.value >= -3.4028234e38f) ? -1 : best.column;
+    }
 }
 
-#endif
+/* weight [columns, inner] -> packed; both bfloat16. */
+void penstock_pack(uint16_t *restrict packed, const uint16_t *restrict weight, int64_t columns, int64_t inner) {
+    int64_t groups = (columns + LANES - 1) / LANES;
+#pragma omp parallel for schedule(dynamic, 8)
+    for (int64_t group = 0; group < groups; group++) {
+        uint32_t *own = (uint32_t *)(packed + group * LANES * inner);
+        for (int64_t lane = 0; lane < LANES; lane++) {
+            int64_t column = group * LANES + lane;
+            const uint16_t *row = weight + column * inner;
+            for (int64_t k = 0; k < inner / 2; k++) {
+                uint32_t pair = 0;
+                if (column < columns) memcpy(&pair, row + 2 * k, sizeof pair);
+                own[k * LANES + lane] = pair;
+            }
+        }
+    }
+}
+
+/* Rows of what was packed, as they were: out [count, inner]. An embedding need not be kept beside a packed head. */
+void penstock_unpack_rows(uint16_t *restrict out, const uint16_t *restrict packed, const int64_t *restrict rows,
+                          int64_t count, int64_t inner) {
+#pragma omp parallel for if (count * inner > 65536)
+    for (int64_t i = 0; i < count; i++) {
+        const uint16_t *own = packed + rows[i] / LANES * LANES * inner + rows[i] % LANES * 2;
+        for (int64_t k = 0; k < inner / 2; k++) memcpy(out + i * inner + 2 * k, own + k * LANES * 2, 4);
+    }
+}

@@ -25,6 +25,18 @@ def apply_penalties(logits: torch.Tensor, sequences: list[Sequence]) -> None:
             _forbid_end(logits[row], sequence)
 
 
+def changes_logits(sequence: Sequence) -> bool:
+    """Whether `apply_penalties` would touch this sequence's row."""
+    sampling = sequence.request.sampling
+    return (
+        bool(sampling.logit_bias)
+        or sampling.repetition_penalty != 1.0
+        or sampling.frequency_penalty != 0.0
+        or sampling.presence_penalty != 0.0
+        or (sequence.num_output_tokens < sampling.min_tokens and bool(sequence.request.ending_token_ids))
+    )
+
+
 def _bias(logits: torch.Tensor, sequences: list[Sequence]) -> None:
     """Every biased token of every row in one operation."""
     biased = [

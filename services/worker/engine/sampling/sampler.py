@@ -9,7 +9,7 @@ import torch
 from services.worker.engine.batch import SampledToken
 from services.worker.engine.device_transfer import Download, select_rows, upload
 from services.worker.engine.sampling.noise import uniform
-from services.worker.engine.sampling.penalties import apply_penalties
+from services.worker.engine.sampling.penalties import apply_penalties, changes_logits
 from services.worker.engine.sampling.token_masks import apply_masks
 from services.worker.engine.sampling.truncation import truncate
 from services.worker.engine.sequence import Sequence
@@ -74,6 +74,22 @@ def sample(logits: torch.Tensor, sequences: list[Sequence]) -> PendingSamples:
 
 def _num_top(sequence: Sequence) -> int:
     return sequence.request.sampling.logprobs or 0
+
+
+def wants_only_the_largest(sequences: list[Sequence]) -> bool:
+    """All of them are greedy and ask for nothing else: `take_largest` does what `sample` would, without logits."""
+    return all(
+        sequence.request.sampling.temperature <= 0
+        and sequence.request.sampling.logprobs is None
+        and sequence.constraint is None
+        and not changes_logits(sequence)
+        for sequence in sequences
+    )
+
+
+def take_largest(token_ids: torch.Tensor, sequences: list[Sequence]) -> PendingSamples:
+    """token_ids [R] int64 of the largest logits, -1 where a row was not a number."""
+    return PendingSamples(sequences, token_ids.clamp(min=0), token_ids >= 0, [], None)
 
 
 def _choose(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:

@@ -1,11 +1,13 @@
 """Every kind of linear layer against the definition, and what the native one promises about batches."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional
 
-from services.worker.engine.models.linear import Linear, NativeLinear, PackedLinear, PlainLinear, make_linear
-from services.worker.engine.native.library import load_matmul
+from services.worker.engine.models.linear import NativeLinear, PackedLinear, PlainLinear, make_linear
+from services.worker.engine.native.library import load_products
 
 SHAPES = [(96, 64), (64, 2), (1, 8), (15, 32), (17, 576), (50, 96), (130, 80), (960, 576)]
 """(columns, inner); full strips of 64, groups of 16, and what is left over."""
@@ -16,11 +18,11 @@ def seeded() -> None:
     torch.manual_seed(4)
 
 
-def native(weight: torch.Tensor, bias: torch.Tensor | None = None, *, wide: bool = False) -> Linear:
-    matmul = load_matmul()
-    if matmul is None:
-        pytest.skip("no bfloat16 pairs on this processor")
-    return NativeLinear(matmul, weight, bias, torch.float32 if wide else torch.bfloat16)
+def native(weight: torch.Tensor, bias: torch.Tensor | None = None, *, wide: bool = False) -> NativeLinear:
+    products = load_products()
+    if products is None:
+        pytest.skip("no C compiler here")
+    return NativeLinear(products, weight, bias, torch.float32 if wide else torch.bfloat16)
 
 
 def exact(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -77,7 +79,8 @@ def test_inputs_that_do_not_lie_in_one_piece_are_read_right() -> None:
 
 def test_the_kind_follows_the_weight() -> None:
     assert isinstance(make_linear(torch.randn(4, 4), None), PlainLinear)
-    has_matmul = load_matmul() is not None
+    products = load_products()
+    has_matmul = products is not None and products.has_pair_products
     packed = make_linear(torch.randn(4, 4).bfloat16(), None)
     assert isinstance(packed, NativeLinear if has_matmul else PackedLinear)
     odd = make_linear(torch.randn(4, 3).bfloat16(), None)
@@ -94,8 +97,44 @@ def test_a_wide_product_is_float32_whatever_the_kind(dtype: torch.dtype, inner: 
 
 
 def test_without_the_kernel_weights_are_packed_for_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.worker.engine.models.linear.load_matmul", lambda: None)
+    monkeypatch.setattr("services.worker.engine.models.linear.load_products", lambda: None)
     inputs, weight = torch.randn(3, 32).bfloat16(), torch.randn(48, 32).bfloat16()
     linear = make_linear(weight, None)
     assert isinstance(linear, PackedLinear)
     torch.testing.assert_close(linear(inputs).double(), exact(inputs, weight), rtol=1e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 13])
+@pytest.mark.parametrize(("columns", "inner"), [(1, 8), (17, 16), (130, 80), (5000, 64)])
+def test_the_largest_is_found_without_the_products(rows: int, columns: int, inner: int) -> None:
+    inputs, weight = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()
+    linear = native(weight, wide=True)
+    assert linear.largest(inputs).tolist() == linear(inputs).argmax(dim=1).tolist()
+
+
+def test_of_equal_products_the_first_is_the_largest() -> None:
+    weight = torch.ones(3000, 16).bfloat16()
+    weight[:7] = 0.5
+    assert native(weight).largest(torch.ones(2, 16).bfloat16()).tolist() == [7, 7]
+    assert native(weight).largest(-torch.ones(2, 16).bfloat16()).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_row_with_a_product_that_is_no_number_has_no_largest(value: float) -> None:
+    weight = torch.ones(2000, 16).bfloat16()
+    inputs = torch.ones(3, 16).bfloat16()
+    inputs[1, 3] = value
+    assert native(weight).largest(inputs).tolist() == [0, -1, 0]
+
+
+def test_one_product_of_minus_infinity_is_only_the_smallest() -> None:
+    weight = torch.ones(2000, 16).bfloat16()
+    weight[0] = -math.inf
+    assert native(weight).largest(torch.ones(1, 16).bfloat16()).tolist() == [1]
+
+
+@pytest.mark.parametrize(("columns", "inner"), SHAPES)
+def test_rows_come_back_from_the_packed_weight_as_they_were(columns: int, inner: int) -> None:
+    weight = torch.randn(columns, inner).bfloat16()
+    rows = torch.tensor([columns - 1, 0, columns // 2, 0])
+    assert torch.equal(native(weight).weight_rows(rows), weight[rows])

@@ -1,0 +1,166 @@
+/* All layers of a bfloat16 decoder in one parallel region: a step's hidden states from its embeddings.
+ *
+ * What one loop leaves is the next one's input, so the threads meet after each (team.h); nothing else is between two
+ * loops: no call from Python, no start of threads, no allocation. Legend as in kernels.c. Rounded where the separate
+ * operators round, so that a step of single tokens is theirs bit by bit.
+ */
+#include "chunk_attention.h"
+#include "rows.h"
+
+struct linear {
+    const uint16_t *packed, *bias;
+    int64_t columns, inner;
+};
+
+struct layer {
+    const uint16_t *input_norm, *inner_norm;
+    const uint16_t *query_norm, *key_norm; /* [D], or NULL */
+    struct linear query_key_value, output, gate_up, down;
+    const float *angles; /* [positions, rotary_size] */
+    uint16_t *keys, *values; /* [N, P, K, D] */
+    int64_t rotary_size, window, layout;
+    float scale, soft_cap;
+};
+
+/* Where the step's tokens lie in the blocks of some of the layers. */
+struct layout {
+    const int64_t *slots;        /* [T] */
+    const int32_t *block_tables; /* [S, table_size] */
+    int64_t table_size;
+};
+
+struct step {
+    const struct layout *layouts;
+    const int64_t *positions;       /* [T] */
+    const int32_t *context_lengths; /* [S] */
+    const int32_t *query_starts;    /* [S + 1] */
+    uint16_t *residual;             /* [T, hidden]: embeddings in, the last layer's output out */
+    uint16_t *normed;               /* [T, hidden] */
+    uint16_t *projected;            /* [T, (H + 2K) * D] */
+    uint16_t *queries, *attended;   /* [T, H * D] */
+    uint16_t *update;               /* [T, hidden] */
+    uint16_t *gated;                /* [T, inner] */
+    int64_t tokens, sequences, singles, block_size;
+};
+
+struct decoder {
+    const struct layer *layers;
+    int64_t num_layers, hidden, num_query_heads, num_kv_heads, head_size, inner, is_gelu;
+    float epsilon;
+};
+
+static void norm_rows(const struct decoder *d, const struct step *s, struct team *team, int64_t thread,
+                      const uint16_t *update, const uint16_t *weight) {
+    int64_t size = d->hidden;
+    FOR_CLAIMED(row, s->tokens, team, thread)
+        norm_row_bf16(s->normed + row * size, s->residual + row * size, update ? update + row * size : NULL, weight, size,
+                      d->epsilon);
+    meet(team);
+}
+
+static void apply(const struct linear *linear, uint16_t *out, const uint16_t *in, int64_t rows, struct team *team,
+                  int64_t thread, enum epilogue epilogue) {
+    const struct product p = {out, in, linear->packed, linear->bias, rows, linear->columns, linear->inner, 0};
+    penstock_multiply(&p, team, thread, NULL, epilogue);
+    meet(team);
+}
+
+/* A head as projected -> normalised where the model does, turned. */
+static void turn(uint16_t *out, uint16_t *x, const uint16_t *norm, const float *angles, const struct decoder *d,
+                 const struct layer *l) {
+    uint16_t normed[MAX_HEAD_SIZE];
+    if (norm) norm_row_bf16(normed, x, NULL, norm, d->head_size, d->epsilon);
+    turn_head_bf16(out, norm ? normed : x, angles, d->head_size, l->rotary_size);
+}
+
+/* One kv head of one token and the queries that go with it: keys and values into the cache, queries turned. */
+static void place_head(const struct decoder *d, const struct layer *l, const struct step *s, int64_t token,
+                       int64_t kv_head) {
+    int64_t size = d->head_size, group = d->num_query_heads / d->num_kv_heads;
+    uint16_t *row = s->projected + token * (d->num_query_heads + 2 * d->num_kv_heads) * size;
+    uint16_t *queries = s->queries + token * d->num_query_heads * size;
+    const float *angles = l->angles + s->positions[token] * l->rotary_size;
+    int64_t cell = (s->layouts[l->layout].slots[token] * d->num_kv_heads + kv_head) * size;
+    for (int64_t h = kv_head * group; h < (kv_head + 1) * group; h++)
+        turn(queries + h * size, row + h * size, l->query_norm, angles, d, l);
+    turn(l->keys + cell, row + (d->num_query_heads + kv_head) * size, l->key_norm, angles, d, l);
+    memcpy(l->values + cell, row + (d->num_query_heads + d->num_kv_heads + kv_head) * size, (size_t)size * 2);
+}
+
+static void attend_single(const struct decoder *d, const struct layer *l, const struct step *s, int64_t sequence,
+                          int64_t kv_head) {
+    const struct layout *layout = s->layouts + l->layout;
+    int64_t size = d->head_size, group = d->num_query_heads / d->num_kv_heads;
+    int64_t place = (sequence * d->num_query_heads + kv_head * group) * size;
+    attend_token_bf16(s->attended + place, s->queries + place, l->keys + kv_head * size, l->values + kv_head * size,
+                      layout->block_tables + sequence * layout->table_size, s->context_lengths[sequence],
+                      s->block_size, d->num_kv_heads * size, group, size, l->window, l->scale, l->soft_cap);
+}
+
+static void attend_part(const struct decoder *d, const struct layer *l, const struct step *s, int64_t sequence,
+                        int64_t kv_head, int64_t begin, int64_t most) {
+    const struct layout *layout = s->layouts + l->layout;
+    int64_t size = d->head_size, group = d->num_query_heads / d->num_kv_heads;
+    int64_t token = s->query_starts[sequence] + begin, left = s->query_starts[sequence + 1] - token;
+    int64_t place = (token * d->num_query_heads + kv_head * group) * size;
+    const struct paged paged = {l->keys + kv_head * size, l->values + kv_head * size,
+                                layout->block_tables + sequence * layout->table_size, s->block_size,
+                                d->num_kv_heads * size};
+    const struct chunk chunk = {left < most ? left : most, s->positions[token], group, size,
+                                d->num_query_heads * size, l->window, l->scale, l->soft_cap};
+    attend_chunk(s->attended + place, s->queries + place, &paged, &chunk);
+}
+
+static void attend(const struct decoder *d, const struct layer *l, const struct step *s, struct team *team,
+                   int64_t thread) {
+    int64_t heads = d->num_kv_heads, most = CHUNK_ROWS / (d->num_query_heads / heads), parts = 0;
+    if (s->tokens > s->singles) {
+        /* Tokens of a chunk see each other: all are in the cache before any of them looks. */
+        FOR_CLAIMED(i, (s->tokens - s->singles) * heads, team, thread)
+            place_head(d, l, s, s->singles + i / heads, i % heads);
+        meet(team);
+        for (int64_t i = s->singles; i < s->sequences; i++)
+            parts += (s->query_starts[i + 1] - s->query_starts[i] + most - 1) / most * heads;
+    }
+    FOR_CLAIMED(task, parts + s->singles * heads, team, thread) {
+        if (task >= parts) {
+            int64_t sequence = (task - parts) / heads, kv_head = (task - parts) % heads;
+            place_head(d, l, s, sequence, kv_head);
+            attend_single(d, l, s, sequence, kv_head);
+            continue;
+        }
+        int64_t sequence = s->singles, part = task / heads;
+        for (;; sequence++) {
+            int64_t own = (s->query_starts[sequence + 1] - s->query_starts[sequence] + most - 1) / most;
+            if (part < own) break;
+            part -= own;
+        }
+        attend_part(d, l, s, sequence, task % heads, part * most, most);
+    }
+    meet(team);
+}
+
+static void run_layer(const struct decoder *d, const struct layer *l, const struct step *s, struct team *team,
+                      int64_t thread, int is_first) {
+    norm_rows(d, s, team, thread, is_first ? NULL : s->update, l->input_norm);
+    apply(&l->query_key_value, s->projected, s->normed, s->tokens, team, thread, STORE_SUMS);
+    attend(d, l, s, team, thread);
+    apply(&l->output, s->update, s->attended, s->tokens, team, thread, STORE_SUMS);
+    norm_rows(d, s, team, thread, s->update, l->inner_norm);
+    apply(&l->gate_up, s->gated, s->normed, s->tokens, team, thread, d->is_gelu ? STORE_GELU : STORE_SILU);
+    apply(&l->down, s->update, s->gated, s->tokens, team, thread, STORE_SUMS);
+}
+
+void penstock_decoder_step(const struct decoder *d, const struct step *s) {
+    struct team team = {.size = 1};
+#pragma omp parallel
+    {
+#pragma omp single
+        team.size = team_size();
+        int64_t thread = own_number();
+        for (int64_t i = 0; i < d->num_layers; i++) run_layer(d, d->layers + i, s, &team, thread, i == 0);
+        FOR_CLAIMED(row, s->tokens, &team, thread)
+            for (int64_t j = row * d->hidden; j < (row + 1) * d->hidden; j++)
+                s->residual[j] = to_bf16(from_bf16(s->residual[j]) + from_bf16(s->update[j]));
+    }
+}

@@ -1,0 +1,47 @@
+/* Matrix products with bfloat16 weights that were packed once, as a team's loop or inside of one.
+ *
+ * Packed: for 16 columns at a time, all inner values in pairs, [columns / 16, inner / 2, 16, 2], so that one load feeds
+ * one instruction and memory is read in order, once for all rows that are held in registers. Every output is summed over
+ * `inner` in the same order in every tile: a row's result does not depend on how many rows are beside it, nor on the
+ * number of threads. Accumulated in float32, rounded once.
+ */
+#ifndef PENSTOCK_MATMUL_H
+#define PENSTOCK_MATMUL_H
+
+#include <stddef.h>
+
+#include "pairs.h"
+#include "team.h"
+
+#define GROUPS 4
+#define STRIP (GROUPS * LANES)
+
+struct product {
+    void *out;              /* [rows, columns], bfloat16, or float32 where is_wide */
+    const uint16_t *in;     /* [rows, inner] */
+    const uint16_t *packed; /* columns rounded up to 16, the rest zeros */
+    const uint16_t *bias;   /* [columns] or NULL */
+    int64_t rows, columns, inner, is_wide;
+};
+
+enum epilogue { STORE_SUMS, STORE_SILU, STORE_GELU, KEEP_LARGEST };
+
+/* The largest of the columns seen so far, for every row, and whether one of them was not a finite number. */
+struct largest {
+    float value;
+    int32_t column;
+    int32_t is_broken;
+};
+
+/* sums [rows, groups * 16], weights[g] being group g's pairs; rows up to TILE_ROWS, groups 1, 2 or 4. Meanwhile `ahead`
+ * is asked of memory, unless it is NULL. */
+void penstock_tile(float *sums, const uint16_t *in, int64_t stride, const uint16_t *const *weights,
+                   const uint16_t *const *ahead, int64_t inner, int64_t rows, int64_t groups);
+
+/* A thread's part of a product, without the meeting at its end. STORE_SILU and STORE_GELU take the second half of the
+ * columns as what the activated first half is multiplied by: out [rows, columns / 2], rounded after each operation as
+ * separate operators would. KEEP_LARGEST needs `best` [rows] and writes nothing else. */
+void penstock_multiply(const struct product *p, struct team *team, int64_t thread, struct largest *best,
+                       enum epilogue epilogue);
+
+#endif

@@ -1,0 +1,107 @@
+/* Sixteen float32 sums and sixteen pairs of bfloat16 at a time: what every matrix product here is made of.
+ *
+ * Chosen when the kernels are built, on the machine that runs them: AVX-512 BF16 multiplies pairs in one instruction;
+ * elsewhere (AVX2, AVX-512 without it, NEON, SSE) GCC's vector types turn a pair into two float32 products.
+ */
+#ifndef PENSTOCK_PAIRS_H
+#define PENSTOCK_PAIRS_H
+
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define LANES 16
+
+INLINE float from_bf16(uint16_t x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, 4);
+    return y;
+}
+
+/* To nearest, ties to even, as torch does; a NaN stays a NaN. */
+INLINE uint16_t to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+    return (uint16_t)(x != x ? 0x7FC0u : rounded);
+}
+
+#if defined(__AVX512BF16__) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#include <immintrin.h>
+
+/* 6 x 4 sums, 4 weights and an input fit the 32 registers; 24 products for 10 loads keep the multipliers busy. */
+#define TILE_ROWS 6
+#define HAS_PAIR_PRODUCTS 1
+
+typedef __m512 lanes;
+typedef __m512bh pairs;
+
+INLINE lanes no_lanes(void) { return _mm512_setzero_ps(); }
+
+INLINE pairs load_pairs(const uint16_t *x) { return (pairs)_mm512_loadu_si512(x); }
+
+INLINE pairs same_pair(const uint16_t *x) {
+    int32_t two;
+    memcpy(&two, x, sizeof two);
+    return (pairs)_mm512_set1_epi32(two);
+}
+
+INLINE lanes add_products(lanes sum, pairs a, pairs b) { return _mm512_dpbf16_ps(sum, a, b); }
+
+#else
+
+#define TILE_ROWS 4
+#define HAS_PAIR_PRODUCTS 0
+
+typedef float lanes __attribute__((vector_size(64)));
+typedef uint32_t pairs __attribute__((vector_size(64)));
+
+INLINE lanes no_lanes(void) { return (lanes){0}; }
+
+INLINE pairs load_pairs(const uint16_t *x) {
+    pairs y;
+    memcpy(&y, x, sizeof y);
+    return y;
+}
+
+INLINE pairs same_pair(const uint16_t *x) {
+    uint32_t two;
+    memcpy(&two, x, sizeof two);
+    return two - (pairs){0};
+}
+
+INLINE lanes add_products(lanes sum, pairs a, pairs b) {
+    return sum + (lanes)(a << 16) * (lanes)(b << 16) + (lanes)(a & 0xFFFF0000u) * (lanes)(b & 0xFFFF0000u);
+}
+
+#endif
+
+/* Cephes' expf: relative error below 2e-7; a NaN stays a NaN. Written out because compilers vectorise only this. */
+INLINE float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float n = __builtin_rintf(x * 1.44269504f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    float y = p * r * r + r + 1.0f;
+    int32_t bits = ((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return y * power;
+}
+
+INLINE float silu(float g) { return g / (1.0f + exponential(-g)); }
+
+/* The tanh approximation: (1 + tanh(u)) / 2 is 1 / (1 + exp(-2u)). */
+INLINE float gelu(float g) {
+    float u = 0.7978845608f * (g + 0.044715f * g * g * g);
+    return g / (1.0f + exponential(-2.0f * u));
+}
+
+#endif
