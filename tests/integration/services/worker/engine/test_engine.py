@@ -11,6 +11,7 @@ import torch
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.engine import Engine
 from services.worker.engine.events import Cancel
+from services.worker.engine.models.embedding import Embed
 from tests.builders import tiny_checkpoint
 from tests.engine_driver import Told, drive, make_submit
 
@@ -169,10 +170,22 @@ def test_cancelling_the_choice_that_prefills_lets_the_others_go_on(checkpoint: P
     assert "a" in told.timings
 
 
+def poison_embedding(engine: Engine, token_id: int) -> Embed:
+    """This token's vector is not a number from now on. Returns what looked tokens up before."""
+    decoder = engine._runner._decoder
+    healthy = decoder._embed
+
+    def poisoned(token_ids: torch.Tensor) -> torch.Tensor:
+        return healthy(token_ids).masked_fill((token_ids == token_id)[:, None], float("nan"))
+
+    decoder._embed = poisoned
+    return healthy
+
+
 def test_numbers_that_are_none_fail_only_their_request(checkpoint: Path) -> None:
     engine = load(checkpoint)
     poison = 77
-    engine._runner._decoder._embedding[poison] = float("nan")
+    poison_embedding(engine, poison)
     told = drive(engine, make_submit("bad", [1, poison, 2], n=2), make_submit("good", PROMPT, n=2))
     assert told.rejected["bad"].code == "engine_failed"
     assert {key[0] for key in told.tokens} == {"good"}
@@ -183,11 +196,9 @@ def test_what_was_computed_wrongly_is_not_reused(checkpoint: Path) -> None:
     """A device that hiccups once must not leave a poisoned prefix behind."""
     expected = drive(load(checkpoint), make_submit("a", PROMPT)).tokens["a", 0]
     engine = load(checkpoint)
-    embedding = engine._runner._decoder._embedding
-    healthy = embedding[PROMPT[3]].clone()
-    embedding[PROMPT[3]] = float("nan")
+    healthy = poison_embedding(engine, PROMPT[3])
     assert "a" in drive(engine, make_submit("a", PROMPT)).rejected
-    embedding[PROMPT[3]] = healthy
+    engine._runner._decoder._embed = healthy
     assert drive(engine, make_submit("b", PROMPT)).tokens["b", 0] == expected
 
 

@@ -14,7 +14,7 @@ class Parts:
     def __init__(self) -> None:
         self.now = 0.0
         self._scheduler = SimpleNamespace(schedule=lambda: self.take(2), complete=lambda: self.take(1))
-        decoder = SimpleNamespace(forward=lambda: self.take(5), logits=lambda: self.take(1))
+        decoder = SimpleNamespace(forward=lambda: self.take(5), logits=lambda: self.take(1), largest=lambda: None)
         self._runner = SimpleNamespace(_decoder=decoder)
 
     def take(self, seconds: float) -> None:
