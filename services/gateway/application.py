@@ -139,7 +139,7 @@ async def _assemble(
     else:
         breaker = kafka_breaker(kafka, clock=clock, name="requests")
         producer = await stack.enter_async_context(
-            RecordProducer(kafka, client_id=f"penstock-{channel}", breaker=breaker)
+            RecordProducer(kafka, client_id=f"penstock-{channel}", breaker=breaker, may_connect_later=True)
         )
     directory = FleetDirectory(
         max_age_seconds=settings.heartbeat_age_seconds,
@@ -153,8 +153,6 @@ async def _assemble(
         directory.observe(heartbeat)
         model.observe(heartbeat)
 
-    if given.hears_fleet:
-        await _hear_fleet(stack, observe, kafka, channel)
     keys = None if settings.api_keys is None else settings.api_keys.get_secret_value()
     keyring = Keyring()
     authenticator = Authenticator(parse_api_keys(keys), default_tenant=settings.default_tenant, keyring=keyring)
@@ -239,16 +237,17 @@ def _admission(
     )
 
 
-async def _hear_fleet(
-    stack: AsyncExitStack, observe: Callable[[Heartbeat], None], kafka: KafkaSettings, channel: str
-) -> None:
-    broker = control_broker(kafka, client_id=f"penstock-{channel}")
+async def _hear_fleet(gateway: Gateway, kafka: KafkaSettings, hearing: asyncio.Event) -> None:
+    """Until cancelled. Raises BrokerUnavailable while no broker answers; to be called again then."""
+    broker = control_broker(kafka, client_id=f"penstock-{gateway.followings.channel}")
 
     async def hear(heartbeat: Heartbeat) -> None:
-        observe(heartbeat)
+        gateway.observe(heartbeat)
 
     broker.on_heartbeat(hear)
-    await stack.enter_async_context(broker)
+    async with broker:
+        hearing.set()
+        await asyncio.Event().wait()
 
 
 def _lookup(kafka: KafkaSettings) -> RequestLookup:
@@ -264,8 +263,9 @@ def _lookup(kafka: KafkaSettings) -> RequestLookup:
 
 @asynccontextmanager
 async def _loops(gateway: Gateway, kafka: KafkaSettings | None) -> AsyncIterator[None]:
-    """The channel's listener, the keyring, the tick. Should one ever end, /livez says so: somebody starts us again."""
-    listening = asyncio.Event()
+    """The channel's listener, the fleet's, the keyring, the tick. Should one ever end, /livez says so: somebody starts
+    us again. Without Kafka or Redis they try again, and the gateway is not ready."""
+    listening, hearing = asyncio.Event(), asyncio.Event()
 
     async def listen() -> None:
         try:
@@ -299,11 +299,16 @@ async def _loops(gateway: Gateway, kafka: KafkaSettings | None) -> AsyncIterator
         with contextlib.suppress(PlatformError):
             await look()
         tasks.append(_start("clock", gateway, lambda: run_periodically("clock", _LOOK_SECONDS, look, clock=clock)))
-    if kafka is not None:
+    if kafka is None:
+        hearing.set()
+    else:
+        hear = partial(_hear_fleet, gateway, kafka, hearing)
+        tasks.append(_start("fleet", gateway, lambda: run_persistently("fleet", hear, clock=clock)))
         follow = partial(_follow_keys, gateway.keyring, kafka, gateway.followings.channel)
         tasks.append(_start("keyring", gateway, lambda: run_persistently("keyring", follow, clock=clock)))
     try:
-        await _first(listening)
+        await _first(listening, "the ledger's channel is not subscribed yet")
+        await _first(hearing, "the fleet is not heard yet, Kafka does not answer")
         yield
     finally:
         for task in tasks:
@@ -329,12 +334,12 @@ def _start(name: str, gateway: Gateway, loop: Callable[[], Awaitable[None]]) -> 
     return asyncio.create_task(run(), name=f"gateway {name}")
 
 
-async def _first(event: asyncio.Event) -> None:
-    """Subscribed before the first request, when Redis is there; without it we start all the same and say 503."""
+async def _first(event: asyncio.Event, otherwise: str) -> None:
+    """Before the first request, when Redis and Kafka are there; without them we start all the same and say 503."""
     try:
         await asyncio.wait_for(event.wait(), 3.0)
     except TimeoutError:
-        logger.warning("the ledger's channel is not subscribed yet")
+        logger.warning(otherwise)
 
 
 async def _refuse(request: Request, error: Any) -> Response:

@@ -58,8 +58,13 @@ class RecordProducer:
         timeout_seconds: float = 5.0,
         max_record_bytes: int | None = None,
         breaker: CircuitBreaker | None = None,
+        may_connect_later: bool = False,
     ) -> None:
-        """`max_record_bytes` is our own limit; keep it below the topics', which count a batch's frame too."""
+        """`max_record_bytes` is our own limit; keep it below the topics', which count a batch's frame too.
+
+        `may_connect_later`: entering succeeds without a broker, too; each send tries to reach one then.
+        """
+        self._may_connect_later = may_connect_later
         self._breaker = breaker
         self._settings = settings
         self._client_id = client_id
@@ -73,7 +78,12 @@ class RecordProducer:
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
-        await self._current()
+        try:
+            await self._current()
+        except BrokerUnavailable as error:
+            if not self._may_connect_later:
+                raise
+            _LOG.warning("kafka producer not connected yet", client_id=self._client_id, error=error.message)
         return self
 
     async def __aexit__(
