@@ -131,6 +131,7 @@ class Intake:
         self._now_ns = now_ns
         self._is_stopped = False
         self._settling: set[RequestId] = set()
+        self._suspect: RequestId | None = None
         self._waiting: set[Work] = set()
         self._num_pursued = 0
 
@@ -275,6 +276,9 @@ class Intake:
         """True when this task has nothing more to do with the record."""
         if isinstance(claim, Run):
             work.token = claim.token
+            if not self._may_run(work, claim):
+                await self._release(work)
+                return False
             return await self._start(work, claim)
         if isinstance(claim, Ended):
             work.token = claim.token
@@ -299,6 +303,21 @@ class Intake:
         else:
             assert isinstance(claim, Held | Recovering)
             return False
+        return True
+
+    def _may_run(self, work: Work, claim: Run) -> bool:
+        """Who would be given up after one more loss runs with no other such: only the guilty one dies again.
+
+        All requests of a batch lose their claim when one of them kills the engine. Fresh ones may run beside the
+        suspect: they have losses to spare.
+        """
+        if claim.lost_claims < max(1, self._max_attempts - 1):
+            return True
+        other = self._suspect
+        is_other_here = other is not None and (other in self._settling or self._starting.is_running(other))
+        if is_other_here and other != work.request_id:
+            return False
+        self._suspect = work.request_id
         return True
 
     async def _start(self, work: Work, claim: Run) -> bool:
