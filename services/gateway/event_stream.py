@@ -86,7 +86,8 @@ class EventStream(FollowedResponse):
             frames = self._frames(progress)
             if frames:
                 if not self._is_started:
-                    GATEWAY_FIRST_EVENT.labels(self._pool).observe(time.perf_counter() - exchange.started_at)
+                    waited = time.perf_counter() - exchange.started_at
+                    GATEWAY_FIRST_EVENT.labels(self._pool).observe(waited, spans.exemplar_of(exchange.span))
                 await self._send(frames, send)
             elif self._is_ping_due():
                 await self._send(PING, send)

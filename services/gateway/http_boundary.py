@@ -97,8 +97,8 @@ def _begin(scope: Scope) -> Exchange:
 def _end(scope: Scope, exchange: Exchange) -> None:
     route = getattr(scope.get("route"), "path", _UNROUTED)
     HTTP_REQUESTS.labels(route, str(exchange.status)).inc()
-    HTTP_DURATION.labels(route).observe(time.perf_counter() - exchange.started_at)
     span = exchange.span
+    HTTP_DURATION.labels(route).observe(time.perf_counter() - exchange.started_at, spans.exemplar_of(span))
     if span is None:
         return
     if span.is_recording():

@@ -1,4 +1,4 @@
-"""A tiny HTTP server for `/livez`, `/readyz` and `/metrics`. Knows HTTP's first line; judges nothing itself.
+"""A tiny HTTP server for `/livez`, `/readyz` and `/metrics`. Knows HTTP's first line and one header; judges nothing.
 
 `/livez` answers as long as the event loop runs. `/readyz` names every reason why not: a reachable broker proves
 nothing (the engine may be dead, the partitions elsewhere, a record stuck).
@@ -44,6 +44,15 @@ class Readiness:
         return problems
 
 
+def _accepted(head: bytes) -> str:
+    """The `Accept` header: a Prometheus that wants exemplars asks for OpenMetrics in it."""
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"accept":
+            return value.decode("latin-1")
+    return ""
+
+
 class HealthServer:
     """An async context manager; `port` is known inside it."""
 
@@ -86,7 +95,7 @@ class HealthServer:
         if method not in (b"GET", b"HEAD"):
             status, kind, body = 405, "text/plain", b"GET only\n"
         elif path == b"/metrics":
-            kind, body = render_metrics()
+            kind, body = render_metrics(_accepted(head))
             status = 200
         elif path == b"/livez":
             status, kind, body = 200, "text/plain", b"alive\n"

@@ -142,7 +142,7 @@ class Observations:
         self._claims[type(claim).__name__.lower()].inc()
         if isinstance(claim, Run):
             waited = time.time() - work.envelope.coordinates.timestamp_ms / 1_000
-            self._queue_wait[work.envelope.lane.value].observe(max(0.0, waited))
+            self._queue_wait[work.envelope.lane.value].observe(max(0.0, waited), spans.exemplar_of(work.span))
             if claim.attempt > 1:
                 self._retries["worker_lost" if claim.lost_claims else "worker_draining"].inc()
             work.span.set_attribute(spans.ATTEMPT, claim.attempt)
@@ -202,7 +202,7 @@ class Observations:
         if run.is_unflushed:
             envelope = run.work.envelope
             waited = max(0.0, time.time() - envelope.coordinates.timestamp_ms / 1_000)
-            self._first_token[envelope.lane.value].observe(waited)
+            self._first_token[envelope.lane.value].observe(waited, spans.exemplar_of(run.work.span))
             self.service_levels.first_token(envelope.lane, envelope.tenant, waited)
         elif num_tokens:
             self._between_tokens.observe((now - run.last_flush_at) / num_tokens)

@@ -106,6 +106,16 @@ def record_span(
     return span
 
 
+def exemplar_of(span: Span | None) -> dict[str, str] | None:
+    """What ties a measurement to the trace it was made in; None where nobody keeps that trace.
+
+    Prometheus stores it beside the bucket when it scrapes OpenMetrics; Grafana links it to Jaeger.
+    """
+    if span is None or not span.is_recording():
+        return None
+    return {"trace_id": f"{span.get_span_context().trace_id:032x}"}
+
+
 def set_error(span: Span, code: str, message: str) -> None:
     """Mark a span failed, with the code of the error class as `error.type`."""
     if span.is_recording():

@@ -69,6 +69,13 @@ class PrometheusServer:
             )
         )
 
+    def trace_ids(self, expression: str, *, start: float, end: float) -> set[str]:
+        """Of the exemplars of a histogram."""
+        answer = self._client.get(
+            "/api/v1/query_exemplars", params={"query": expression, "start": start, "end": end}
+        ).json()
+        return {exemplar["labels"]["trace_id"] for series in answer["data"] for exemplar in series["exemplars"]}
+
 
 @contextmanager
 def prometheus(directory: Path, targets: Path) -> Iterator[PrometheusServer]:
@@ -90,6 +97,7 @@ def prometheus(directory: Path, targets: Path) -> Iterator[PrometheusServer]:
         f"--config.file={directory / 'prometheus.yml'}",
         f"--storage.tsdb.path={directory / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
+        "--enable-feature=exemplar-storage",
     ]
     with (directory / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT)

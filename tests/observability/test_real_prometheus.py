@@ -41,6 +41,7 @@ _SELECTOR = re.compile(r"(?<![:\w])penstock_[a-z_]+(?:\{[^}]*\})?")
 class Watched:
     server: PrometheusServer
     windows: scenario.Windows
+    stack: EmbeddedStack
 
     def ask(self, expression: str) -> Any:
         return self.server.ask(expression, start=self.windows.started, end=self.windows.ended)
@@ -63,7 +64,7 @@ async def watched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
         with prometheus(directory, stack.targets.file) as server:
             windows = await scenario.run(stack)
             await asyncio.sleep(2)
-            yield Watched(server, windows)
+            yield Watched(server, windows, stack)
 
 
 async def test_every_process_is_scraped(watched: Watched) -> None:
@@ -109,6 +110,16 @@ async def test_alerts_fire_in_the_real_prometheus_when_their_cause_is_there(watc
         end=watched.windows.ended,
     )
     assert fired.values
+
+
+@pytest.mark.parametrize(
+    "histogram", ["penstock_time_to_first_token_seconds_bucket", "penstock_queue_wait_seconds_bucket"]
+)
+async def test_a_latency_leads_to_the_trace_it_was_measured_in(watched: Watched, histogram: str) -> None:
+    windows = watched.windows
+    trace_ids = watched.server.trace_ids(f'{histogram}{{pool="default"}}', start=windows.started, end=windows.ended)
+    assert trace_ids
+    assert [trace_id for trace_id in trace_ids if not watched.stack.span_store.spans_of_trace(trace_id)] == []
 
 
 def _asked(query: Query) -> str:

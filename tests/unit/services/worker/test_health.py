@@ -80,3 +80,11 @@ async def test_the_server_answers_on_a_free_port_and_survives_a_rude_client() ->
         writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 200 OK")
         writer.close()
+
+
+def test_a_scraper_that_asks_for_openmetrics_gets_it() -> None:
+    request = b"GET /metrics HTTP/1.1\r\nHost: w\r\naccept: application/openmetrics-text; version=1.0.0\r\n\r\n"
+    _, body = respond(GOOD, request)
+    assert body.endswith(b"# EOF\n")
+    _, plain = respond(GOOD, b"GET /metrics HTTP/1.1\r\n\r\n")
+    assert not plain.endswith(b"# EOF\n")

@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from services.worker.observations import TokenRate
 from shared.telemetry import spans
 from shared.telemetry.catalogue import REGISTRY
+from shared.telemetry.metrics_http import render_metrics
 from tests.unit.services.worker.path_harness import PathHarness, running_path
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -118,3 +119,17 @@ def test_the_token_rate_forgets() -> None:
     assert rate.per_second(1.0) == 30.0
     assert rate.per_second(5.5) == 10.0
     assert rate.per_second(60.0) == 0.0
+
+
+async def test_latencies_carry_the_trace_they_were_measured_in(exported: InMemorySpanExporter) -> None:
+    async with running_path() as harness:
+        await answered(harness)
+    _, body = render_metrics("application/openmetrics-text; version=1.0.0")
+    for name in (b"penstock_queue_wait_seconds_bucket", b"penstock_time_to_first_token_seconds_bucket"):
+        tied = [line for line in body.splitlines() if line.startswith(name) and TRACE.encode() in line]
+        assert tied, f"{name!r} has no exemplar"
+
+
+async def test_a_measurement_without_a_kept_trace_has_no_exemplar() -> None:
+    assert spans.exemplar_of(None) is None
+    assert spans.exemplar_of(spans.tracer().start_span("not kept")) is None
