@@ -37,6 +37,10 @@ class AdmissionRules:
     is_predictive: bool = True
 
 
+_LEAST_INITIAL = 64
+_INITIAL_BATCHES = 4
+"""How many batches' worth of requests a pool is trusted with before it was ever full."""
+
 POOL_BREAKER = BreakerRules(
     # A row of failures may be one caller's poison; half of many different requests is the pool.
     failures_to_open=1_000_000,
@@ -187,7 +191,8 @@ class Admission:
     def _limit(self, pool: str) -> AdaptiveLimit:
         if pool not in self._limits:
             slots = sum(worker.max_running_requests for worker in self._ready_workers(pool))
-            self._limits[pool] = AdaptiveLimit(clock=self._clock, initial=max(4, slots), least=2)
+            initial = max(_LEAST_INITIAL, _INITIAL_BATCHES * slots)
+            self._limits[pool] = AdaptiveLimit(clock=self._clock, initial=initial, least=2)
         return self._limits[pool]
 
     def _breaker(self, pool: str) -> CircuitBreaker:

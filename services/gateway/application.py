@@ -161,7 +161,7 @@ async def _assemble(
         producer,
         names=kafka.topic_names,
         directory=directory,
-        router=PartitionRouter(),
+        router=PartitionRouter(settings.routing),
         now_ms=clock.now_ms,
     )
     shapes = StreamShapes(given.lookup or _lookup(kafka))

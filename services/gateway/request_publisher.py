@@ -13,6 +13,7 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 from services.gateway.fleet_directory import FleetDirectory
 from services.gateway.ports import RequestProducer
 from services.gateway.routing import PartitionRouter
+from services.gateway.routing_policies import Route
 from shared.contracts.errors import PlatformError
 from shared.contracts.identifiers import RequestId
 from shared.contracts.requests import Lane, RequestKind
@@ -39,6 +40,7 @@ class Publication:
     deadline_ms: int | None
     priority: int
     trace_context: Context
+    route: Route
 
 
 class RequestPublisher:
@@ -67,7 +69,7 @@ class RequestPublisher:
 
     async def publish(self, publication: Publication) -> None:
         topic = self._names.requests(publication.pool, publication.lane)
-        partition = self._router.choose(self._directory.ready_workers(publication.pool), topic)
+        partition = self._router.choose(self._directory.ready_workers(publication.pool), topic, publication.route)
         span = spans.tracer().start_span(
             spans.PUBLISH_REQUEST, context=publication.trace_context, kind=SpanKind.PRODUCER
         )

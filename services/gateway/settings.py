@@ -2,6 +2,7 @@
 
 from pydantic import Field, SecretStr
 
+from services.gateway.routing_policies import RoutingPolicy
 from shared.settings.service_settings import ScopedSettings, scoped
 
 
@@ -48,6 +49,10 @@ class GatewaySettings(ScopedSettings):
     )
     tenant_weights: str | None = Field(
         default=None, description="`tenant=WEIGHT,...`: fair shares under pressure; a tenant not named has weight 1."
+    )
+    routing: RoutingPolicy = Field(
+        default=RoutingPolicy.AFFINITY,
+        description="round-robin, least-tokens, weighted, adaptive (first done) or affinity (shared prefixes).",
     )
     default_deadline_seconds: float = Field(
         default=600, gt=0, description="A request without a deadline of its own gets this one."

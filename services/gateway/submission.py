@@ -21,7 +21,9 @@ from services.gateway.authentication import Authenticator
 from services.gateway.fleet_directory import FleetDirectory
 from services.gateway.following import Followings, GatewayStopping
 from services.gateway.ports import GatewayLedger
+from services.gateway.prefix_key import prefix_key
 from services.gateway.request_publisher import Publication, RequestPublisher
+from services.gateway.routing_policies import Route
 from services.gateway.stream_router import Subscription
 from services.gateway.stream_shapes import StreamShapes, shape_of
 from services.gateway.tenant_limits import TenantLimits
@@ -171,6 +173,7 @@ class Submissions:
             deadline_ms=deadline_ms,
             priority=ask.priority,
             trace_context=ask.trace_context,
+            route=Route(tokens=place.seeker.tokens, affinity=prefix_key(request, tenant)),
         )
         subscription = None
         if not ask.is_kept:

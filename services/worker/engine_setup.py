@@ -44,6 +44,8 @@ def engine_process_config(settings: WorkerSettings, tokenizer: Tokenizer | Token
             max_model_tokens=settings.max_model_tokens or _NULL_MODEL_TOKENS,
             max_running_sequences=settings.max_running_requests,
             step_ms=settings.null_step_ms,
+            prefill_ms_per_token=settings.null_prefill_ms_per_token,
+            prefix_cache_blocks=settings.null_prefix_cache_blocks,
         )
     )
 

@@ -20,12 +20,13 @@ from services.worker.engine.events import (
     Submit,
     TokensSampled,
 )
+from services.worker.null_prefix_cache import BLOCK_TOKENS, NullPrefixCache
 from shared.contracts.errors import InvalidRequest
 
 _MASK = (1 << 64) - 1
 _MULTIPLIER = 6364136223846793005
 _MIX = 0x9E3779B97F4A7C15
-_BLOCK_TOKENS = 16
+_BLOCK_TOKENS = BLOCK_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,10 @@ class NullEngineConfig:
     max_running_sequences: int = 256
     num_kv_blocks: int = 65_536
     step_ms: float = 0.0
+    prefill_ms_per_token: float = 0.0
+    """Of a prompt token that is not cached; it stops the whole batch for so long."""
+    prefix_cache_blocks: int = 0
+    """Blocks of prompts that are remembered, least recently used first out; 0: none."""
 
 
 def absorb(state: int, token_id: int) -> int:
@@ -59,12 +64,13 @@ def _no_grammar(submit: Submit, field: str) -> RequestRejected:
 class _NullChoice:
     """One running choice."""
 
-    __slots__ = ("index", "num_output_tokens", "num_prompt_tokens", "request", "seed", "state")
+    __slots__ = ("index", "num_output_tokens", "num_prompt_tokens", "prompt_token_ids", "request", "seed", "state")
 
     def __init__(self, request: "_NullRequest", start: ChoiceStart) -> None:
         self.request = request
         self.index = start.index
         self.seed = start.seed
+        self.prompt_token_ids = start.prompt_token_ids
         self.num_prompt_tokens = len(start.prompt_token_ids)
         self.num_output_tokens = len(start.output_token_ids)
         state = 0
@@ -78,10 +84,22 @@ class _NullChoice:
 class _NullRequest:
     """What the choices of one request share."""
 
-    __slots__ = ("choices", "ends", "first_token_ns", "max_tokens", "request_id", "scheduled_ns", "submitted_ns")
+    __slots__ = (
+        "cache_salt",
+        "choices",
+        "ends",
+        "first_token_ns",
+        "max_tokens",
+        "num_cached_tokens",
+        "request_id",
+        "scheduled_ns",
+        "submitted_ns",
+    )
 
     def __init__(self, submit: Submit, limit: int) -> None:
         self.request_id = submit.request_id
+        self.cache_salt = submit.cache_salt
+        self.num_cached_tokens = 0
         asked = submit.sampling.max_tokens
         self.max_tokens = limit if asked is None else asked
         eos = () if submit.sampling.ignore_eos else submit.eos_token_ids
@@ -103,6 +121,7 @@ class NullEngine:
         self._num_sequences = 0
         self._step = 0
         self._has_news = False
+        self._prefixes = NullPrefixCache(config.prefix_cache_blocks)
 
     @property
     def ready(self) -> EngineReady:
@@ -164,6 +183,8 @@ class NullEngine:
         if self._config.step_ms:
             time.sleep(self._config.step_ms / 1_000)
         num_prefill_tokens = self._admit()
+        if num_prefill_tokens and self._config.prefill_ms_per_token:
+            time.sleep(num_prefill_tokens * self._config.prefill_ms_per_token / 1_000)
         tokens: list[TokensSampled] = []
         timings: list[RequestTimings] = []
         for request in list(self._running.values()):
@@ -184,7 +205,11 @@ class NullEngine:
             request.scheduled_ns = time.time_ns()
             self._running[request.request_id] = request
             self._num_sequences += len(request.choices)
-            admitted += sum(choice.num_prompt_tokens for choice in request.choices.values())
+            prompt_tokens = sum(choice.num_prompt_tokens for choice in request.choices.values())
+            request.num_cached_tokens = sum(
+                self._prefixes.use(request.cache_salt, choice.prompt_token_ids) for choice in request.choices.values()
+            )
+            admitted += prompt_tokens - request.num_cached_tokens
         return admitted
 
     def _advance(self, request: _NullRequest, tokens: list[TokensSampled], timings: list[RequestTimings]) -> None:
@@ -207,7 +232,7 @@ class NullEngine:
                 scheduled_ns=request.scheduled_ns,
                 first_token_ns=request.first_token_ns,
                 last_token_ns=time.time_ns(),
-                cached_prompt_tokens=0,
+                cached_prompt_tokens=request.num_cached_tokens,
                 num_preemptions=0,
             )
         )

@@ -57,6 +57,12 @@ class WorkerSettings(ScopedSettings):
     null_step_ms: float = Field(
         default=0.5, ge=0, description="How long a step of the null engine takes; 0 spins on one core."
     )
+    null_prefill_ms_per_token: float = Field(
+        default=0, ge=0, description="How long the null engine takes for a prompt token that it does not know."
+    )
+    null_prefix_cache_blocks: int = Field(
+        default=0, ge=0, description="Blocks of 16 prompt tokens that the null engine remembers."
+    )
     intake_high_mark: int | None = Field(
         default=None, ge=1, description="Records in hand at which intake pauses; unset: twice the batch."
     )

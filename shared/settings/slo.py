@@ -12,7 +12,7 @@ class SloSettings(ScopedSettings):
     model_config = scoped("SLO")
 
     interactive_first_token_ms: int = Field(
-        default=2_000, ge=1, description="An interactive request's first token is late after this."
+        default=5_000, ge=1, description="An interactive request's first token is late after this."
     )
     interactive_inter_token_ms: int = Field(
         default=200, ge=1, description="An interactive answer is slow above this mean time between tokens."

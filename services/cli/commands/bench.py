@@ -11,6 +11,7 @@ import typer
 
 from services.cli.benchmarks.goals import as_json, figures_table, missed_goals, processor_table
 from services.cli.benchmarks.platform import PlatformLoad, measure_platform
+from services.cli.benchmarks.routing import POLICIES, RoutingLoad, figures_of, measure_routing, routing_table
 from services.cli.commands.offline import (
     PASS_THROUGH,
     bench_batching,
@@ -46,5 +47,28 @@ def platform(
             shown = [figure for figure in figures if not figure.name.startswith("cpu_")]
             out.print(figures_table(f"Platform, null engine, {workers} worker(s), {os.cpu_count()} cores", shown))
             out.print(processor_table(figures))
+        if check and (missed := missed_goals(figures)):
+            give_up("missed: " + "; ".join(missed))
+
+
+@bench_app.command()
+def routing(
+    as_json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit 1 and name the goals that are missed.")] = False,
+    seconds: Annotated[float, typer.Option(help="Length of each policy's run.")] = 30.0,
+    per_second: Annotated[float, typer.Option(help="Requests a second, Poisson.")] = 28.0,
+    policy: Annotated[list[str] | None, typer.Option(help="Measure only these; may be repeated.")] = None,
+) -> None:
+    """Compare the routing policies on three workers of which one is three times as slow."""
+    with plain_errors():
+        load = RoutingLoad(seconds=seconds, per_second=per_second)
+        with waiting(err, "starting") as report:
+            results = asyncio.run(measure_routing(load, tuple(policy or POLICIES), report=report))
+        figures = figures_of(results)
+        if as_json_output:
+            out.print_json(data=as_json(figures, benchmark="routing", cores=os.cpu_count(), machine=machine.machine()))
+        else:
+            out.print(routing_table(results))
+            out.print(figures_table("Goals", [figure for figure in figures if figure.goal is not None]))
         if check and (missed := missed_goals(figures)):
             give_up("missed: " + "; ".join(missed))

@@ -17,6 +17,8 @@ class PoolPlan:
     served_model_name: str | None = None
     dtype: str = "auto"
     environment: dict[str, str] = field(default_factory=dict)
+    worker_environments: tuple[dict[str, str], ...] = ()
+    """On top, for the first worker, the second, and so on: unequal workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,4 +85,5 @@ def worker_environment(pool: PoolPlan, *, index: int, total_workers: int, health
         environment["PENSTOCK_WORKER_MODEL"] = str(pool.model.resolve())
     if pool.served_model_name is not None:
         environment["PENSTOCK_WORKER_SERVED_MODEL_NAME"] = pool.served_model_name
-    return {**environment, **pool.environment}
+    own = pool.worker_environments[index] if index < len(pool.worker_environments) else {}
+    return {**environment, **pool.environment, **own}

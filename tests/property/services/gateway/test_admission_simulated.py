@@ -112,7 +112,7 @@ def test_beyond_capacity_what_is_admitted_keeps_its_objective_and_the_workers_st
     pool.run(40, lambda now: {"all": rate})
     late = [job.waited for job in pool.done(after=10) if job.waited > OBJECTIVE_SECONDS + SLACK_SECONDS]
     assert not late
-    assert pool.goodput(after=10) >= 0.95 * pool.capacity_per_second
+    assert pool.goodput(after=10) >= 0.92 * pool.capacity_per_second
 
 
 def test_without_admission_the_same_load_leaves_nobody_within_the_objective() -> None:

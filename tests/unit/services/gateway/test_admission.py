@@ -179,7 +179,7 @@ def test_switched_off_only_the_hard_bounds_are_left() -> None:
 def test_until_a_rate_is_known_an_adaptive_limit_bounds_what_is_under_way() -> None:
     door = Door()
     door.tell(running_requests=8, drained_tokens_per_second=0.0)
-    for _ in range(8):
+    for _ in range(64):
         door.enter()
     with pytest.raises(QueueFull, match="at a time"):
         door.enter()
@@ -193,9 +193,9 @@ def test_the_adaptive_limit_shrinks_when_answers_come_later_than_promised() -> N
     for place in places:
         place.answered(is_our_failure=False)
         place.give_back()
-    for _ in range(6):
+    for _ in range(51):
         door.enter()
-    with pytest.raises(QueueFull, match="6 requests"):
+    with pytest.raises(QueueFull, match="51 requests"):
         door.enter()
 
 

@@ -154,3 +154,13 @@ def test_a_refusal_is_work_until_it_is_told() -> None:
     assert null.has_work
     assert null.step().rejected
     assert not null.has_work
+
+
+def test_a_prompt_it_knows_is_not_read_again_and_it_says_so() -> None:
+    null = engine(prefix_cache_blocks=10)
+    null.submit(submit("a", prompt=tuple(range(40)), max_tokens=1))
+    first = null.step()
+    null.submit(submit("b", prompt=tuple(range(40)), max_tokens=1))
+    second = null.step()
+    assert (first.statistics.num_prefill_tokens, first.timings[0].cached_prompt_tokens) == (40, 0)
+    assert (second.statistics.num_prefill_tokens, second.timings[0].cached_prompt_tokens) == (8, 32)
