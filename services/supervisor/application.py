@@ -9,6 +9,7 @@ Start order: HTTP, ledger loops, Kafka when it answers. Stop order: loops, resig
 import asyncio
 import contextlib
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 import structlog
 import uvicorn
 
-from services.supervisor.admin_api import Knowledge, build_admin_api
+from services.supervisor.admin_api import Knowledge, NoSuchWorker, NotTheLeader, build_admin_api
 from services.supervisor.dismissals import Dismissals, Leases
 from services.supervisor.failure_detector import DetectionRules, LeaseGrace
 from services.supervisor.fleet_watch import FleetWatch
@@ -24,10 +25,12 @@ from services.supervisor.heirs import Heirs
 from services.supervisor.kafka_edge import KafkaEdge, OpenEdge, kafka_edge
 from services.supervisor.leadership import Elections, Leadership
 from services.supervisor.lost_records import LostRecords, Seals
+from services.supervisor.policy_desk import PolicyDesk
+from services.supervisor.policy_rules import policy_rules
 from services.supervisor.reassignment import Claims, Reassignment
 from services.supervisor.settings import SupervisorSettings
 from shared.contracts.errors import LedgerUnavailable
-from shared.contracts.fleet import FleetEvent, FleetEventKind
+from shared.contracts.fleet import FleetCommand, FleetCommandKind, FleetEvent, FleetEventKind, Heartbeat
 from shared.contracts.identifiers import Incarnation, WorkerId, worker_of
 from shared.ledger.ledger import Ledger
 from shared.ledger.records import Epoch
@@ -35,6 +38,7 @@ from shared.resilience.clock import Clock, SystemClock
 from shared.resilience.lifecycle import run_periodically, run_persistently
 from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
+from shared.settings.slo import SloSettings
 from shared.telemetry.setup import default_instance
 
 logger = structlog.get_logger(__name__)
@@ -42,6 +46,8 @@ logger = structlog.get_logger(__name__)
 LEDGER_STALE_SECONDS = 3.0
 _EVENTS_INTERVAL_SECONDS = 0.1
 _DISMISS_INTERVAL_SECONDS = 0.5
+_POLICY_INTERVAL_SECONDS = 0.5
+_MOST_COMMANDS = 100
 
 
 class SupervisorLedger(Claims, Elections, Leases, Seals, Protocol):
@@ -70,6 +76,7 @@ class Supervisor:
         open_edge: OpenEdge,
         grace: LeaseGrace,
         clock: Clock,
+        objectives: SloSettings,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
@@ -85,6 +92,10 @@ class Supervisor:
             kept_events=settings.kept_events,
             forget_after_seconds=settings.forget_after_seconds,
         )
+        self.desk = PolicyDesk(
+            policy_rules(settings), objectives=objectives, name=name, clock=clock, note=self._note_of
+        )
+        self._commands: deque[FleetCommand] = deque(maxlen=_MOST_COMMANDS)
         self.leadership = Leadership(ledger, ttl_ms=settings.leader_ttl_ms, clock=clock)
         self._grace = grace
         self._looked_at: float | None = None
@@ -135,7 +146,8 @@ class Supervisor:
         try:
             lost = await self._ledger.lost_incarnations()
             epoch = await self._ledger.epoch()
-            silent = self.watch.silent()
+            suspected = self.desk.suspected(self.watch.view)
+            silent = list({*self.watch.silent(), *suspected})
             leased = set(silent) - set(await self._ledger.without_lease(silent)) if silent else set[Incarnation]()
         except LedgerUnavailable:
             self.watch.judge(())
@@ -144,13 +156,13 @@ class Supervisor:
         self._are_leases_trusted = self._grace.looked(
             started_at=started_at, now=self._looked_at, epoch=None if epoch is None else epoch.name
         )
-        self.watch.judge(lost if self._are_leases_trusted else (), leased=leased)
+        self.watch.judge(lost if self._are_leases_trusted else (), leased=leased, suspected=suspected)
         if lost and self._are_leases_trusted:
             self._takeover_due.set()
 
     async def _work_with_kafka(self) -> None:
         try:
-            async with self._open_edge(self.watch.hear) as edge, asyncio.TaskGroup() as loops:
+            async with self._open_edge(self._hear) as edge, asyncio.TaskGroup() as loops:
                 self._has_kafka = True
                 reassignment = Reassignment(
                     self._ledger,
@@ -169,6 +181,11 @@ class Supervisor:
                 loops.create_task(
                     run_periodically(
                         "dismissals", _DISMISS_INTERVAL_SECONDS, lambda: self._dismiss(dismissals), clock=self._clock
+                    )
+                )
+                loops.create_task(
+                    run_periodically(
+                        "policies", _POLICY_INTERVAL_SECONDS, lambda: self._carry_out(edge), clock=self._clock
                     )
                 )
                 loops.create_task(
@@ -205,6 +222,45 @@ class Supervisor:
         if self.leadership.is_leader and self._are_leases_trusted and is_fresh:
             await dismissals.sweep({member.heartbeat.pool for member in self.watch.view.members.values()})
 
+    def _hear(self, heartbeat: Heartbeat) -> None:
+        self.watch.hear(heartbeat)
+        self.desk.hear(heartbeat)
+
+    async def _carry_out(self, edge: KafkaEdge) -> None:
+        """Decide, and send the commands that follow. Raises BrokerUnavailable; what was not sent is decided again."""
+        if not self.leadership.is_leader:
+            self._commands.clear()
+            return
+        while self._commands:
+            await edge.publish_command(self._commands[0])
+            self._commands.popleft()
+        for decision in self.desk.decide(self.watch.view):
+            await edge.publish_command(self._command(decision.kind, decision.worker_id, decision.reason))
+        self.desk.watch_budgets()
+        staffed = {member.heartbeat.pool for member in self.watch.view.living()}
+        deserted = [pool for pool in self.desk.bounds if pool not in staffed]
+        self.desk.scale(self.watch.view, {pool: await edge.backlog(pool) for pool in deserted})
+
+    def order(self, kind: FleetCommandKind, worker_id: WorkerId, reason: str) -> None:
+        """An operator's word about a living worker. Raises `NotTheLeader` or `NoSuchWorker`."""
+        member = self.watch.view.members.get(worker_id)
+        if not self.leadership.is_leader:
+            raise NotTheLeader("another supervisor leads; ask that one")
+        if member is None or member.is_gone:
+            raise NoSuchWorker(f"no worker {worker_id} is alive")
+        if kind is FleetCommandKind.DRAIN:
+            self._commands.append(self._command(kind, worker_id, reason))
+            return
+        self.desk.quarantine.order(
+            worker_id,
+            member.heartbeat.incarnation,
+            is_quarantined=kind is FleetCommandKind.QUARANTINE,
+            now=self._clock.monotonic(),
+        )
+
+    def _command(self, kind: FleetCommandKind, worker_id: WorkerId, reason: str) -> FleetCommand:
+        return FleetCommand(kind=kind, worker_id=worker_id, issued_at_ms=self._clock.now_ms(), reason=reason)
+
     async def _publish(self, edge: KafkaEdge) -> None:
         """Tell the world, in order. Raises BrokerUnavailable; what was not told is told next time."""
         if not self.leadership.is_leader:
@@ -216,6 +272,9 @@ class Supervisor:
 
     def _note(self, kind: FleetEventKind, incarnation: Incarnation | None, detail: str) -> None:
         worker_id = WorkerId(self._name) if incarnation is None else worker_of(incarnation)
+        self._note_of(kind, worker_id, incarnation, detail)
+
+    def _note_of(self, kind: FleetEventKind, worker_id: WorkerId, incarnation: Incarnation | None, detail: str) -> None:
         self.watch.note(
             FleetEvent(
                 kind=kind,
@@ -228,12 +287,16 @@ class Supervisor:
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
+        key = self._settings.admin_key
         knowledge = Knowledge(
             name=self._name,
             watch=self.watch,
             leadership=self.leadership,
             clock=self._clock,
             problems=self.problems,
+            desk=self.desk,
+            order=self.order,
+            admin_key=None if key is None else key.get_secret_value(),
         )
         listener = socket.create_server((self._settings.host, self._settings.port))
         host, port = listener.getsockname()[:2]
@@ -266,6 +329,7 @@ async def build_supervisor(
     clock: Clock | None = None,
     ledger: SupervisorLedger | None = None,
     open_edge: OpenEdge | None = None,
+    slo: SloSettings | None = None,
 ) -> AsyncIterator[Supervisor]:
     """A supervisor with everything it needs; what is None is the real thing, opened and closed here."""
     name = settings.name or default_instance()
@@ -282,4 +346,5 @@ async def build_supervisor(
                 grace_seconds=2 * redis.lease_refresh_ms / 1_000,
             ),
             clock=clock or SystemClock(),
+            objectives=slo or SloSettings(),
         )

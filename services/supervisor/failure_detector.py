@@ -39,10 +39,12 @@ def find_losses(
     now: float,
     rules: DetectionRules,
     leased: Collection[Incarnation] = (),
+    suspected: Collection[Incarnation] = (),
 ) -> list[Loss]:
     """Everybody to be declared lost now.
 
     `leaseless`: incarnations that own requests and have no lease. `leased`: silent ones that are known to hold one.
+    `suspected`: silent in a way that is unlike them, and known to hold none; these need not wait for the limit.
     """
     living = view.living()
     # A fleet of one cannot be told from deafness by its heartbeats; its silence has to speak for itself.
@@ -56,6 +58,8 @@ def find_losses(
             reason = "its lease ended while it owned requests"
         elif silence >= rules.silent_after_seconds and not is_deaf and heartbeat.incarnation not in leased:
             reason = f"no heartbeat for {silence:.1f} s"
+        elif heartbeat.incarnation in suspected and not is_deaf and heartbeat.incarnation not in leased:
+            reason = f"no lease, and no heartbeat for {silence:.1f} s, which is unlike it"
         else:
             continue
         losses.append(Loss(worker_id=heartbeat.worker_id, incarnation=heartbeat.incarnation, reason=reason))

@@ -21,7 +21,8 @@ from services.supervisor.fleet import (
     forget,
 )
 from shared.contracts.fleet import FleetEvent, FleetEventKind, Heartbeat
-from shared.contracts.identifiers import Incarnation
+from shared.contracts.identifiers import Incarnation, WorkerId
+from shared.resilience.breaker_rules import BreakerState
 from shared.resilience.clock import Clock
 from shared.telemetry.metrics import FLEET_EVENTS, HEARTBEATS, WORKERS
 
@@ -39,7 +40,13 @@ class FleetWatch:
         self._counted: set[tuple[str, MemberState]] = set()
         self._unpublished: deque[FleetEvent] = deque(maxlen=_MOST_UNPUBLISHED)
         self._twins: set[Incarnation] = set()
-        self.crash_loops = CrashLoops(clock=clock)
+        self.crash_loops = CrashLoops(clock=clock, changed=self._worker_breaker_changed)
+        self.pool_crash_loops = CrashLoops(
+            clock=clock,
+            kind="pool",
+            name_of=lambda member: member.heartbeat.pool,
+            changed=self._pool_breaker_changed,
+        )
         self.recent_events: deque[FleetEvent] = deque(maxlen=kept_events)
         self.view = FleetView()
         self.leaseless: frozenset[Incarnation] = frozenset()
@@ -54,14 +61,23 @@ class FleetWatch:
     def silent(self) -> list[Incarnation]:
         return silent(self.view, now=self._clock.monotonic(), rules=self._rules)
 
-    def judge(self, leaseless: Collection[Incarnation], *, leased: Collection[Incarnation] = ()) -> None:
+    def judge(
+        self,
+        leaseless: Collection[Incarnation],
+        *,
+        leased: Collection[Incarnation] = (),
+        suspected: Collection[Incarnation] = (),
+    ) -> None:
         """Apply what the leases and the silence say. Called every watch interval."""
         now, now_ms = self._clock.monotonic(), self._clock.now_ms()
         self.leaseless = frozenset(leaseless)
-        losses = find_losses(self.view, leaseless=self.leaseless, now=now, rules=self._rules, leased=leased)
+        losses = find_losses(
+            self.view, leaseless=self.leaseless, now=now, rules=self._rules, leased=leased, suspected=suspected
+        )
         self._apply(fold_losses(self.view, losses, now=now, now_ms=now_ms))
         self.view = forget(self.view, now=now, after_seconds=self._forget_after_seconds)
         self.crash_loops.credit(self.view)
+        self.pool_crash_loops.credit(self.view)
         self._count()
 
     def note(self, event: FleetEvent) -> None:
@@ -82,8 +98,25 @@ class FleetWatch:
 
     def _apply(self, fold: Fold) -> None:
         self.view = fold.view
-        self.crash_loops.saw(fold.events)
         self._tell(fold.events)
+        self.crash_loops.saw(fold.events, fold.view)
+        self.pool_crash_loops.saw(fold.events, fold.view)
+
+    def _worker_breaker_changed(self, name: str, before: BreakerState, after: BreakerState) -> None:
+        self._breaker_changed(WorkerId(name), f"breaker of the worker: {before} to {after}")
+
+    def _pool_breaker_changed(self, name: str, before: BreakerState, after: BreakerState) -> None:
+        self._breaker_changed(WorkerId(name), f"breaker of the pool: {before} to {after}")
+
+    def _breaker_changed(self, name: WorkerId, detail: str) -> None:
+        event = FleetEvent(
+            kind=FleetEventKind.BREAKER_CHANGED,
+            worker_id=name,
+            incarnation=None,
+            occurred_at_ms=self._clock.now_ms(),
+            detail=detail,
+        )
+        self._tell((event,))
 
     def _tell(self, events: Sequence[FleetEvent]) -> None:
         for event in events:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from services.supervisor.dismissals import Members
 from services.supervisor.reassignment import Copies, FetchRecord
-from shared.contracts.fleet import FleetEvent, Heartbeat
+from shared.contracts.fleet import FleetCommand, FleetEvent, Heartbeat
+from shared.contracts.requests import Lane
 from shared.contracts.topics import TopicNames
 from shared.messaging.admin import cluster_id
+from shared.messaging.backlog import GroupBacklog
 from shared.messaging.breaker import kafka_breaker
 from shared.messaging.broker import ControlBroker
 from shared.messaging.group_members import GroupMembers
@@ -36,6 +38,9 @@ class KafkaEdge:
     fetch_record: FetchRecord
     members: Members
     publish_event: Callable[[FleetEvent], Awaitable[None]]
+    publish_command: Callable[[FleetCommand], Awaitable[None]]
+    backlog: Callable[[str], Awaitable[int]]
+    """Records of a pool that no worker of its group has committed."""
 
 
 OpenEdge = Callable[[Hear], AbstractAsyncContextManager[KafkaEdge]]
@@ -59,6 +64,7 @@ def kafka_edge(settings: KafkaSettings, *, client_id: str) -> OpenEdge:
                 breaker=kafka_breaker(settings, clock=SystemClock(), name="copies"),
             ) as copies,
             GroupMembers(settings) as members,
+            GroupBacklog(settings, client_id=f"{client_id}-backlog") as backlog,
             AsyncExitStack() as stack,
         ):
             lookups = [
@@ -73,6 +79,13 @@ def kafka_edge(settings: KafkaSettings, *, client_id: str) -> OpenEdge:
                 fetch_record=lambda topic, partition, offset: next(turns).fetch(topic, partition, offset),
                 members=members,
                 publish_event=control.publish_event,
+                publish_command=control.publish_command,
+                backlog=lambda pool: _backlog(backlog, settings.topic_names, pool),
             )
 
     return open_edge
+
+
+async def _backlog(backlog: GroupBacklog, names: TopicNames, pool: str) -> int:
+    topics = [names.requests(pool, lane) for lane in Lane]
+    return await backlog.records(names.worker_group(pool), [*topics, names.resume(pool)])

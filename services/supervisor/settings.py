@@ -1,6 +1,6 @@
 """What an operator can set about a supervisor: `PENSTOCK_SUPERVISOR_*`. Values and their limits only."""
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from shared.settings.service_settings import ScopedSettings, scoped
 
@@ -30,3 +30,33 @@ class SupervisorSettings(ScopedSettings):
         default=16, ge=1, le=256, description="Requests of lost workers handed on at a time."
     )
     kept_events: int = Field(default=200, ge=1, le=10_000, description="Fleet events shown by GET /fleet.")
+    admin_key: SecretStr | None = Field(
+        default=None, description="Asked for by everything that changes the fleet; unset: only this machine may."
+    )
+    phi_to_suspect: float = Field(
+        default=12, gt=0, description="How unlike a worker its silence must be to be suspected before the limit above."
+    )
+    quarantine: bool = Field(default=True, description="Quarantine workers that are much slower than their pool.")
+    slow_factor: float = Field(
+        default=2.5, gt=1, description="So many times the pool's median step time is much slower."
+    )
+    most_ejected_share: float = Field(
+        default=0.5, ge=0, lt=1, description="At most this share of a pool is quarantined by itself."
+    )
+    quarantine_seconds: float = Field(
+        default=30, gt=0, description="How long the first quarantine lasts; each further one twice as long."
+    )
+    scaling: str | None = Field(
+        default=None, description="`pool=LEAST..MOST,...`: pools to scale, and their bounds. Unset: none."
+    )
+    scaling_drain_seconds: float = Field(default=10, gt=0, description="A backlog should be worked off in this time.")
+    scaling_target_utilisation: float = Field(
+        default=0.7, gt=0, le=1, description="Share of the batches' places that should be taken."
+    )
+    scaling_cooldown_seconds: float = Field(default=15, ge=0, description="Between two changes of a pool's size.")
+    scaling_down_after_seconds: float = Field(
+        default=60, ge=0, description="A smaller size must be enough for so long before a worker is taken away."
+    )
+    scaling_idle_seconds: float = Field(
+        default=300, ge=0, description="Idleness after which a pool whose bounds allow it has no workers."
+    )

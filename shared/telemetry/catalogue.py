@@ -30,6 +30,7 @@ LABELS: dict[str, str] = {
     "event": "a kind of fleet event",
     "kind": "`prompt`, `cached` or `completion`",
     "lane": "interactive or bulk",
+    "level": "an objective: availability, first-token or inter-token",
     "model": "a served model name, as the operator configured it",
     "operation": "one of a fixed set of operations, named by the code that measures",
     "outcome": "completed, failed, cancelled, expired or dead-lettered",

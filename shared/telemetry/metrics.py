@@ -342,3 +342,23 @@ IS_LEADER = gauge(
     meaning="1 on the supervisor that acts, 0 on those that watch.",
     what_to_do="The sum must be 1; 0 for more than 3 s means no supervisor can reach Redis.",
 )
+QUARANTINED_WORKERS = gauge(
+    "penstock_quarantined_workers",
+    unit="workers",
+    meaning="Workers that take nothing new because they are much slower than their pool, or an operator said so.",
+    what_to_do="Not zero for long: `penstock fleet`; look at the machine of that worker.",
+)
+DESIRED_WORKERS = gauge(
+    "penstock_desired_workers",
+    unit="workers",
+    labels=("pool",),
+    meaning="How many workers the supervisor wants a pool to have.",
+    what_to_do="At its upper bound with a growing backlog: raise the bound. Far from penstock_workers: nobody scales.",
+)
+BUDGET_BURN = gauge(
+    "penstock_budget_burn",
+    unit="ratio",
+    labels=("lane", "level"),
+    meaning="How many times too fast the error budget is spent, over the last five minutes.",
+    what_to_do="Above 14.4: `penstock slo` says which objective; scale out or refuse earlier.",
+)

@@ -23,6 +23,11 @@ FLEET = Board(
                 (Query("max by (pool) (penstock_model_load_seconds)", "model load {{pool}}"),),
             ),
         ),
+        "Policies": (
+            Panel("Desired workers", "short", now("penstock_desired_workers", "pool")),
+            Panel("Quarantined", "short", (Query("sum(penstock_quarantined_workers)", "workers in quarantine"),)),
+            Panel("Error budget's burn, 5 min", "short", now("penstock_budget_burn", "lane", "level")),
+        ),
         "When a worker is lost": (
             Panel(
                 "Engine restarts",

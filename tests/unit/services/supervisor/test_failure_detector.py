@@ -107,3 +107,15 @@ class TestLeaseGrace:
         grace = LeaseGrace(longest_gap_seconds=1.2, grace_seconds=0.6)
         grace.looked(started_at=0.0, now=0.0, epoch="1")
         assert not grace.looked(started_at=0.2, now=0.2, epoch="2")
+
+
+def test_a_suspected_worker_without_a_lease_is_lost_before_the_limit_and_one_with_a_lease_is_not() -> None:
+    view = FleetView()
+    for worker in ("w-0", "w-1"):
+        view = fold_heartbeat(view, heartbeat(worker), now=0.0, now_ms=0).view
+    view = fold_heartbeat(view, heartbeat("w-1", 2), now=2.0, now_ms=0).view
+    suspected = [Incarnation("w-0.a")]
+    (loss,) = find_losses(view, leaseless=(), now=2.5, rules=DetectionRules(), suspected=suspected)
+    assert loss.worker_id == "w-0"
+    assert "unlike it" in loss.reason
+    assert not find_losses(view, leaseless=(), now=2.5, rules=DetectionRules(), suspected=suspected, leased=suspected)

@@ -123,7 +123,8 @@ def test_a_worker_that_crashes_five_times_in_a_row_is_reported_once(watch: Fleet
         for number in range(1, 8):
             crash(watch, number)
     assert watch.crash_loops.state_of(heartbeat().worker_id) is BreakerState.OPEN
-    assert len([line for line in logs if line["log_level"] == "error"]) == 1
+    errors = [line["event"] for line in logs if line["log_level"] == "error"]
+    assert errors == ["worker keeps crashing; look at its own log", "pool keeps crashing; look at its own log"]
 
 
 def test_crashes_with_healthy_stretches_between_them_are_no_loop(watch: FleetWatch, clock: ManualClock) -> None:
@@ -161,3 +162,17 @@ def test_the_supervisors_own_deeds_are_events_too(watch: FleetWatch) -> None:
     )
     watch.note(event)
     assert drained(watch) == [FleetEventKind.SUPERVISOR_ELECTED]
+
+
+def test_breakers_that_change_are_events_of_the_worker_and_of_its_pool(watch: FleetWatch) -> None:
+    for number in range(1, 6):
+        crash(watch, number)
+    changes = []
+    while (event := watch.next_unpublished()) is not None:
+        watch.published(event)
+        if event.kind is FleetEventKind.BREAKER_CHANGED:
+            changes.append((event.worker_id, event.detail))
+    assert changes == [
+        ("w-0", "breaker of the worker: closed to open"),
+        ("default", "breaker of the pool: closed to open"),
+    ]
