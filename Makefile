@@ -33,10 +33,17 @@ up: setup  ## run the stack until Ctrl-C, then drain it
 	@$(BIN)/penstock up
 
 test: setup  ## unit, property, contract, integration and e2e tests; starts its own Kafka and Redis
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest -m "not slow and not gpu and not observability" $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest -m "not slow and not observability" $(PYTEST_ARGS)
 
 test-long: setup  ## the tests that take longer than make test may
-	@$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "slow" $(PYTEST_ARGS)
+
+.PHONY: test-gpu bench-gpu
+test-gpu: setup  ## what only a CUDA device can show; skips, and says so, without one
+	@$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+bench-gpu: setup  ## nano-vllm's load and batch-1 decode on a CUDA device; says so where there is none
+	@$(BIN)/penstock bench gpu
 
 observability-check: setup  ## every query of dashboards, rules and alerts against a real Prometheus (apt-get install prometheus)
 	@$(BIN)/python -m pytest -m observability tests/observability $(PYTEST_ARGS)

@@ -14,8 +14,10 @@ from services.cli.benchmarks.platform import PlatformLoad, measure_platform
 from services.cli.benchmarks.routing import POLICIES, RoutingLoad, figures_of, measure_routing, routing_table
 from services.cli.commands.offline import (
     PASS_THROUGH,
+    bench_attention,
     bench_batching,
     bench_engine,
+    bench_gpu,
     bench_memory,
     bench_quantization,
 )
@@ -23,6 +25,8 @@ from services.cli.console import err, give_up, out, plain_errors, waiting
 
 bench_app = typer.Typer(help="Measurements, against stated goals.", no_args_is_help=True)
 bench_app.command(name="engine", context_settings=PASS_THROUGH)(bench_engine)
+bench_app.command(name="attention", context_settings=PASS_THROUGH)(bench_attention)
+bench_app.command(name="gpu", context_settings=PASS_THROUGH)(bench_gpu)
 bench_app.command(name="memory", context_settings=PASS_THROUGH)(bench_memory)
 bench_app.command(name="batching", context_settings=PASS_THROUGH)(bench_batching)
 bench_app.command(name="quantization", context_settings=PASS_THROUGH)(bench_quantization)

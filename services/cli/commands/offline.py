@@ -1,4 +1,4 @@
-"""`penstock run-batch`, `quantize` and `bench engine | memory | ...`: the worker's tools, started as processes.
+"""`penstock run-batch`, `quantize` and most of `penstock bench`: the worker's tools, started as processes.
 
 The command line never imports the worker (services are strangers), so the tools have command lines of their own and
 these commands pass theirs through.
@@ -25,6 +25,16 @@ def run_batch(context: typer.Context) -> None:
 def bench_engine(context: typer.Context) -> None:
     """Measure the engine: output and prompt tokens per second for each batch size."""
     _run("services.worker.offline.engine_benchmark", context.args)
+
+
+def bench_attention(context: typer.Context) -> None:
+    """Compare attention backends by length of the context: time, memory, share of the machine's peak."""
+    _run("services.worker.offline.attention_benchmark", context.args)
+
+
+def bench_gpu(context: typer.Context) -> None:
+    """Measure the engine on a card: nano-vllm's load, and one sequence's share of the bandwidth."""
+    _run("services.worker.offline.gpu_benchmark", context.args)
 
 
 def bench_memory(context: typer.Context) -> None:
