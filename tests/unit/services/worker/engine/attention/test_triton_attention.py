@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 
 import pytest
 import torch
@@ -55,7 +56,10 @@ def test_a_mixed_step_equals_the_reference(
 def test_every_shape_equals_the_reference(
     dtype: torch.dtype, head_size: int, heads: int, kv_heads: int, lengths: list[tuple[int, int]]
 ) -> None:
-    for block_size, window, soft_cap in itertools.product([4, 16, 256], [None, 1, 16, 70], [None, 2.0]):
+    """Three of the 24 rules and block sizes for each shape, others for the next."""
+    rules = list(itertools.product([4, 16, 256], [None, 1, 16, 70], [None, 2.0]))
+    draw = random.Random(f"{dtype} {head_size} {heads} {lengths}")
+    for block_size, window, soft_cap in draw.sample(rules, 3):
         case = make_case(
             lengths,
             heads=heads,
