@@ -141,6 +141,7 @@ class ChaosRun:
             return partial(next_null_ask, self._rng)
         rehearsed = await rehearse(stack.http_url, self.plan.model_name, self.plan.seed)
         self._say(f"{len(rehearsed)} requests were rehearsed")
+        self.asks += rehearsed
         return lambda number: next_rehearsed_ask(self._rng, number, rehearsed)
 
     async def _strike_and_judge(

@@ -52,10 +52,11 @@ class RecoveringVerbs:
         await self.refresh_lease(request.incarnation)
         if entry.finished_at_ms is not None or entry.sealed:
             return False
-        if entry.token:
-            return entry.token == token
-        if entry.attempts or entry.verdict:
-            return False
+        if sealed is None:
+            if entry.token:
+                return entry.token == token
+            if entry.attempts or entry.verdict:
+                return False
         if entry.registration is None:
             self._create(entry, registration)
         elif entry.registration.fingerprint != registration.fingerprint:

@@ -135,6 +135,16 @@ async def test_a_seal_on_its_way_is_put_back_with_its_claim(empty: Bench) -> Non
     assert await empty.claim(BOB) == Finished()
 
 
+async def test_a_seal_on_its_way_wins_over_a_zombie_s_claim_that_was_put_back_first(empty: Bench) -> None:
+    assert await empty.ledger.reclaim(empty.claim_request(ALICE), ClaimToken("of a stopped worker"))
+    assert await empty.ledger.reclaim(empty.claim_request(BOB), TOKEN, sealed=empty.outcome())
+    (answer,) = [await empty.append(ClaimToken("of a stopped worker"), chunk(0, 10))]
+    assert answer.status is AppendStatus.FENCED
+    assert await empty.ledger.owned(ALICE) == []
+    await empty.ledger.open_epoch(is_refilled=True)
+    assert await empty.claim(ALICE) == Sealed(outcome=empty.outcome())
+
+
 async def test_a_published_outcome_comes_back_readable_and_is_never_computed_again(empty: Bench) -> None:
     assert await empty.ledger.restore(published(empty))
     assert not await empty.ledger.restore(published(empty)), "once is enough"

@@ -51,5 +51,10 @@ class RedisSubject:
         key = f"{self._settings.key_prefix}request:{REQUEST}"
         await self.ledger._connections.ask("HSET", key, "deadline", 1)
 
+    async def forget(self) -> None:
+        """The request's keys are gone, as if their time had come."""
+        names = [f"{self._settings.key_prefix}{kind}:{REQUEST}" for kind in ("request", "log", "outcome")]
+        await self.ledger._connections.ask("DEL", *names)
+
     async def close(self) -> None:
         await self.ledger.__aexit__(None, None, None)
