@@ -180,6 +180,7 @@ class RequestPath:
             kv_cache_tokens=ready.kv_cache_tokens,
             full_length_sequences=ready.num_full_sequences,
             tokens_of_a_sequence=ready.max_model_tokens,
+            resident_bytes=ready.resident_bytes,
         )
         if ready.attention_note:
             _log.warning("slower_attention", backend=ready.attention_backend, reason=ready.attention_note)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import time
 
+import psutil
+
 from services.worker.engine.batch import ScheduledBatch
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.events import (
@@ -68,6 +70,7 @@ class Engine:
             num_decode_graphs=model.num_decode_graphs,
             load_seconds=load_seconds,
             process_id=os.getpid(),
+            resident_bytes=psutil.Process().memory_info().rss,
         )
 
     @classmethod

@@ -135,7 +135,8 @@ class EngineReady:
 
     `kv_cache_tokens`: context that the cache holds when it is full; `num_full_sequences`: of the longest length, at
     once. `attention_note` says why `auto` did not take the fastest attention backend, if it did not.
-    `num_decode_graphs`: batch sizes whose decode step is recorded.
+    `num_decode_graphs`: batch sizes whose decode step is recorded. `resident_bytes`: of the process after loading,
+    most of it weights: a cache on a CPU takes memory as blocks are written.
     """
 
     model_name: str
@@ -154,6 +155,7 @@ class EngineReady:
     attention_note: str = ""
     num_decode_graphs: int = 0
     process_id: int = 0
+    resident_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

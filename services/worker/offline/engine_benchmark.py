@@ -102,7 +102,10 @@ def result_table(result: BenchmarkResult) -> Table:
     ready = result.engine
     table = Table(
         title=f"{ready.model_name}, {ready.dtype} on {ready.device}, {ready.attention_backend} attention",
-        caption=f"KV cache: {ready.kv_cache_tokens:,} tokens, {ready.num_full_sequences} full-length sequences.",
+        caption=(
+            f"KV cache: {ready.kv_cache_tokens:,} tokens, {ready.num_full_sequences} full-length sequences. Loaded in"
+            f" {ready.load_seconds:.1f} s; {ready.resident_bytes / 2**20:,.0f} MiB resident."
+        ),
     )
     for column in ("batch", "output tok/s", "decode tok/s", "prompt tok/s", "ms per decode step"):
         table.add_column(column, justify="right")

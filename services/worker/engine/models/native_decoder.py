@@ -7,7 +7,8 @@ says by name what keeps a model on the operators of `decoder.py`, which do the s
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from services.worker.engine.models.layer_weights import DecoderLayer
 from services.worker.engine.models.linear import Linear, NativeLinear
 from services.worker.engine.native.library import load_decoder_step
 from services.worker.engine.native.step_structures import (
+    STEP_PARTS,
     DecoderStructure,
     LayerStructure,
     LayoutStructure,
@@ -81,6 +83,7 @@ class NativeDecoder:
             epsilon=config.rms_norm_eps,
         )
         self._caches: Sequence[LayerCache] | None = None
+        self._seconds: ctypes.Array[ctypes.c_double] | None = None
         self._buffer = torch.empty(0, dtype=torch.bfloat16)
 
     def forward(
@@ -100,10 +103,22 @@ class NativeDecoder:
             sequences=first.num_sequences,
             singles=first.num_single,
             block_size=first.block_size_tokens,
+            seconds=None if self._seconds is None else ctypes.addressof(self._seconds),
             **self._buffers(residual.shape[0]),
         )
         self._run(ctypes.byref(self._decoder), ctypes.byref(step))
         return residual
+
+    @contextmanager
+    def timed(self) -> Iterator[dict[str, float]]:
+        """Filled at the end: seconds of processor time that the first thread spent in each part of a step."""
+        found: dict[str, float] = {}
+        self._seconds = (ctypes.c_double * len(STEP_PARTS))()
+        try:
+            yield found
+        finally:
+            found.update(zip(STEP_PARTS, self._seconds, strict=True))
+            self._seconds = None
 
     def _point_at(self, caches: Sequence[LayerCache]) -> None:
         for structure, cache in zip(self._layers, caches, strict=True):

@@ -4,6 +4,8 @@
  * loops: no call from Python, no start of threads, no allocation. Legend as in kernels.c. Rounded where the separate
  * operators round, so that a step of single tokens is theirs bit by bit.
  */
+#include <time.h>
+
 #include "chunk_attention.h"
 #include "rows.h"
 
@@ -40,14 +42,27 @@ struct step {
     uint16_t *queries, *attended;   /* [T, H * D] */
     uint16_t *update;               /* [T, hidden] */
     uint16_t *gated;                /* [T, inner] */
+    double *seconds;                /* [NUM_PARTS] to add to, or NULL: the first thread's processor time */
     int64_t tokens, sequences, singles, block_size;
 };
+
+enum part { NORMS, QUERY_KEY_VALUE, ATTENTION, OUTPUT, GATE_UP, DOWN, NUM_PARTS };
 
 struct decoder {
     const struct layer *layers;
     int64_t num_layers, hidden, num_query_heads, num_kv_heads, head_size, inner, is_gelu;
     float epsilon;
 };
+
+/* What the first thread has used since it was last asked, waiting for others included, goes to `part`. */
+static void charge(const struct step *s, int64_t thread, enum part part, double *since) {
+    if (thread != 0 || s->seconds == NULL) return;
+    struct timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    double now = (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+    if (part < NUM_PARTS) s->seconds[part] += now - *since;
+    *since = now;
+}
 
 static void norm_rows(const struct decoder *d, const struct step *s, struct team *team, int64_t thread,
                       const uint16_t *update, const uint16_t *weight) {
@@ -142,13 +157,22 @@ static void attend(const struct decoder *d, const struct layer *l, const struct 
 
 static void run_layer(const struct decoder *d, const struct layer *l, const struct step *s, struct team *team,
                       int64_t thread, int is_first) {
+    double since = 0.0;
+    charge(s, thread, NUM_PARTS, &since);
     norm_rows(d, s, team, thread, is_first ? NULL : s->update, l->input_norm);
+    charge(s, thread, NORMS, &since);
     apply(&l->query_key_value, s->projected, s->normed, s->tokens, team, thread, STORE_SUMS);
+    charge(s, thread, QUERY_KEY_VALUE, &since);
     attend(d, l, s, team, thread);
+    charge(s, thread, ATTENTION, &since);
     apply(&l->output, s->update, s->attended, s->tokens, team, thread, STORE_SUMS);
+    charge(s, thread, OUTPUT, &since);
     norm_rows(d, s, team, thread, s->update, l->inner_norm);
+    charge(s, thread, NORMS, &since);
     apply(&l->gate_up, s->gated, s->normed, s->tokens, team, thread, d->is_gelu ? STORE_GELU : STORE_SILU);
+    charge(s, thread, GATE_UP, &since);
     apply(&l->down, s->update, s->gated, s->tokens, team, thread, STORE_SUMS);
+    charge(s, thread, DOWN, &since);
 }
 
 void penstock_decoder_step(const struct decoder *d, const struct step *s) {

@@ -2,6 +2,9 @@
 
 import ctypes
 
+STEP_PARTS = ("norms", "query, key, value", "rope and attention", "attention's output", "gate and up", "down")
+"""What `seconds` of a step is told of, in its order."""
+
 _POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -47,6 +50,7 @@ class StepStructure(ctypes.Structure):
         ("attended", _POINTER),
         ("update", _POINTER),
         ("gated", _POINTER),
+        ("seconds", _POINTER),
         ("tokens", _INTEGER),
         ("sequences", _INTEGER),
         ("singles", _INTEGER),

@@ -1,5 +1,7 @@
 """Times of parts that call each other, on a clock that is set by hand."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -52,3 +54,22 @@ def test_the_engine_is_left_as_it_was() -> None:
 
 def test_nothing_stepped_is_nothing_to_tell() -> None:
     assert StepProfile().rows() == ()
+
+
+def test_parts_of_a_native_step_come_out_of_the_model() -> None:
+    @contextmanager
+    def timed() -> Iterator[dict[str, float]]:
+        inside: dict[str, float] = {}
+        yield inside
+        inside.update({"norms": 1.0, "down": 3.0})
+
+    parts = Parts()
+    parts._runner._decoder._native = SimpleNamespace(timed=timed)
+    profile = StepProfile(clock=lambda: parts.now)
+    with profile.attached(parts):  # type: ignore[arg-type]
+        parts.step()
+    found = {row.part: row.milliseconds_per_step for row in profile.rows()}
+    assert found["model: norms"] == 1000
+    assert found["model: down"] == 3000
+    assert found["model: head, embedding"] == 2000
+    assert "model" not in found

@@ -236,3 +236,17 @@ def test_what_a_step_cannot_do_is_named_and_done_by_operators(changes: dict[str,
     layout = make_step([(1, 9)])
     found = decoder.forward(torch.tensor([3]), layer_caches(make_cache(decoder.config)), [layout])
     assert torch.isfinite(found.float()).all()
+
+
+def test_the_parts_of_a_step_are_timed_only_while_asked() -> None:
+    decoder = build(config_of("llama"))
+    cache, layout = make_cache(decoder.config), make_step(LENGTHS["single tokens and chunks"])
+    assert decoder._native is not None
+    with decoder._native.timed() as seconds:
+        assert seconds == {}
+        expected = run(decoder, cache.clone(), layout, natively=True)
+    assert len(seconds) == 6
+    assert min(seconds.values()) > 0
+    before = dict(seconds)
+    assert torch.equal(run(decoder, cache.clone(), layout, natively=True), expected)
+    assert seconds == before
