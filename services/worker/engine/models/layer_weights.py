@@ -71,9 +71,12 @@ class LayerReader:
         )
 
     def norm(self, name: str) -> torch.Tensor:
-        """Counted from one it stays float32: 1 + w has no place in bfloat16."""
+        """Counted from one it stays float32: 1 + w has no place in bfloat16.
+
+        A copy: a view, small as it is, would keep the whole checkpoint mapped beside the packed weights.
+        """
         weight = self._read(f"{name}.weight")
-        return weight.float() + 1 if self._config.norm_weights_from_one else weight
+        return weight.float() + 1 if self._config.norm_weights_from_one else weight.clone()
 
     def _projections(self, prefix: str) -> Linear:
         names = ("qkv_proj",) if self._config.fused_projections else ("q_proj", "k_proj", "v_proj")
