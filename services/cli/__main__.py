@@ -16,7 +16,9 @@ from services.cli.commands.fleet import fleet
 from services.cli.commands.key import key_app
 from services.cli.commands.model import model_app
 from services.cli.commands.offline import PASS_THROUGH, quantize, run_batch
+from services.cli.commands.orders import quarantine, resume
 from services.cli.commands.rolling_restart import rolling_restart
+from services.cli.commands.slo import slo
 from services.cli.commands.topics import topics_app
 from services.cli.commands.trace import trace
 from services.cli.commands.up import up
@@ -38,6 +40,9 @@ app.command()(demo)
 app.command()(generate)
 app.command()(fleet)
 app.command()(drain)
+app.command()(quarantine)
+app.command()(resume)
+app.command()(slo)
 app.command(name="rolling-restart")(rolling_restart)
 app.command()(trace)
 app.command()(doctor)

@@ -1,13 +1,14 @@
 """The settings of `penstock up`: each flag is also a `PENSTOCK_UP_*` variable, the flag wins."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from shared.settings.service_settings import ScopedSettings, scoped
 
 DEFAULT_MODEL = "default"
+_MOST_WORKERS = 64
 
 
 class UpSettings(ScopedSettings):
@@ -15,7 +16,11 @@ class UpSettings(ScopedSettings):
 
     model_config = scoped("UP")
 
-    workers: int = Field(default=1, ge=0, le=64, description="Worker processes of the pool.")
+    workers: str = Field(
+        default="1",
+        pattern=r"^\d{1,2}(\.\.\d{1,2})?$",
+        description="Worker processes of the pool; `1..4`: as many as its load asks for.",
+    )
     gateways: int = Field(default=1, ge=1, le=16, description="Gateways, at the HTTP port and the next ones.")
     supervisors: int = Field(default=1, ge=1, le=8, description="Supervisors; one of them leads.")
     model: str = Field(
@@ -32,6 +37,29 @@ class UpSettings(ScopedSettings):
     kafka: str | None = Field(default=None, description="HOST:PORT of a Kafka that already runs.")
     redis: str | None = Field(default=None, description="URL of a Redis that already runs.")
 
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _a_number_is_written(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _least_is_not_above_most(self) -> Self:
+        if self.least_workers > self.most_workers or self.most_workers > _MOST_WORKERS:
+            raise ValueError(f"workers: need LEAST <= MOST <= {_MOST_WORKERS}")
+        return self
+
+    @property
+    def least_workers(self) -> int:
+        return int(self.workers.partition("..")[0])
+
+    @property
+    def most_workers(self) -> int:
+        return int(self.workers.rpartition("..")[2])
+
+    @property
+    def is_scaled(self) -> bool:
+        return ".." in self.workers
+
 
 class CommandSettings(ScopedSettings):
     """`PENSTOCK_CLI_*`: what the other commands read."""
@@ -39,3 +67,4 @@ class CommandSettings(ScopedSettings):
     model_config = scoped("CLI")
 
     api_key: str | None = Field(default=None, description="API key that `penstock generate` sends.")
+    admin_key: SecretStr | None = Field(default=None, description="Supervisor's admin key, for orders to workers.")

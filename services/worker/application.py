@@ -365,7 +365,7 @@ class Worker:
             num_waiting=0 if path is None else path.intake.num_pursued,
             open_tokens=0 if path is None else path.emitter.num_open_tokens,
             tokens_per_second=self._observations.rate.per_second(self._clock.monotonic()),
-            drained_tokens_per_second=self._observations.drain.per_second(self._clock.monotonic()),
+            drained_tokens_per_second=self._observations.drain.per_busy_second(self._clock.monotonic()),
             step_seconds=self._observations.step_seconds,
             lag_records=sum(self._lag.values()) - (bulk := self._lag.get(self._bulk_topic, 0)),
             bulk_lag_records=bulk,

@@ -43,6 +43,7 @@ from shared.telemetry.metrics import (
 from shared.telemetry.propagation import extract
 
 _RATE_WINDOW_SECONDS = 5.0
+_LEAST_BUSY_SECONDS = 0.5
 _STEPS_KEPT = 64
 
 
@@ -61,6 +62,13 @@ class TokenRate:
     def per_second(self, now: float) -> float:
         self._drop(now)
         return self._total / _RATE_WINDOW_SECONDS
+
+    def per_busy_second(self, now: float) -> float:
+        """Since the first of the steps that count: a load that has just begun is not averaged with the rest before."""
+        self._drop(now)
+        if not self._steps:
+            return 0.0
+        return self._total / min(max(now - self._steps[0][0], _LEAST_BUSY_SECONDS), _RATE_WINDOW_SECONDS)
 
     def _drop(self, now: float) -> None:
         while self._steps and self._steps[0][0] <= now - _RATE_WINDOW_SECONDS:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from rich.table import Table
 from services.cli.console import CommandFailed, err, out, plain_errors
 from services.cli.embedded.model import resolve_model
 from services.cli.embedded.plan import PoolPlan, StackPlan
+from services.cli.embedded.scaler import keep_scaled
 from services.cli.embedded.service_process import ServiceState
 from services.cli.embedded.stack import EmbeddedStack
 from services.cli.settings import UpSettings
@@ -35,12 +37,13 @@ def resolve_settings(**flags: Any) -> UpSettings:
 
 async def make_plan(settings: UpSettings) -> StackPlan:
     if settings.engine == "null":
-        pool = PoolPlan(name=settings.pool, workers=settings.workers, served_model_name="null")
+        pool = PoolPlan(name=settings.pool, workers=settings.least_workers, served_model_name="null")
     else:
         model, served_name = await resolve_model(settings.model, data_dir=settings.data_dir)
         pool = PoolPlan(
             name=settings.pool,
-            workers=settings.workers,
+            workers=settings.least_workers,
+            environment=_threads(settings),
             model=model,
             served_model_name=served_name,
             dtype=settings.dtype,
@@ -56,8 +59,21 @@ async def make_plan(settings: UpSettings) -> StackPlan:
         redis_port=settings.redis_port,
         kafka=settings.kafka,
         redis=settings.redis,
-        environment={"PENSTOCK_GATEWAY_DEFAULT_POOL": settings.pool},
+        environment={"PENSTOCK_GATEWAY_DEFAULT_POOL": settings.pool, **_scaling(settings)},
     )
+
+
+def _scaling(settings: UpSettings) -> dict[str, str]:
+    if not settings.is_scaled:
+        return {}
+    return {"PENSTOCK_SUPERVISOR_SCALING": f"{settings.pool}={settings.least_workers}..{settings.most_workers}"}
+
+
+def _threads(settings: UpSettings) -> dict[str, str]:
+    """Cores are shared out among as many workers as there may be."""
+    if not settings.is_scaled:
+        return {}
+    return {"PENSTOCK_WORKER_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // settings.most_workers))}
 
 
 def stack_state(stack: EmbeddedStack) -> StackState:
@@ -108,7 +124,11 @@ async def run_stack(settings: UpSettings) -> None:
             if await _ready_or_stopped(stack, stop):
                 out.print(banner(stack))
                 err.print(f"[dim]ready after {time.monotonic() - started_at:.1f} s[/]")
-            await _until_stopped_or_refused(stack, stop)
+            async with asyncio.TaskGroup() as tasks:
+                if settings.is_scaled:
+                    say = partial(err.print, style="dim")
+                    tasks.create_task(keep_scaled(stack, stack.plan.pools[0], stop, report=say))
+                await _until_stopped_or_refused(stack, stop)
             err.print("[dim]draining: running requests finish or are handed over[/]")
         finally:
             remove_state(settings.data_dir)
@@ -137,7 +157,10 @@ async def _until_stopped_or_refused(stack: EmbeddedStack, stop: asyncio.Event) -
 
 
 def up(
-    workers: Annotated[int | None, typer.Option(help="Worker processes.", envvar="PENSTOCK_UP_WORKERS")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(help="Worker processes; `1..4`: as many as the load asks for.", envvar="PENSTOCK_UP_WORKERS"),
+    ] = None,
     gateways: Annotated[int | None, typer.Option(help="Gateways.", envvar="PENSTOCK_UP_GATEWAYS")] = None,
     supervisors: Annotated[int | None, typer.Option(help="Supervisors.", envvar="PENSTOCK_UP_SUPERVISORS")] = None,
     model: Annotated[

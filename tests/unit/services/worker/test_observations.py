@@ -133,3 +133,15 @@ async def test_latencies_carry_the_trace_they_were_measured_in(exported: InMemor
 async def test_a_measurement_without_a_kept_trace_has_no_exemplar() -> None:
     assert spans.exemplar_of(None) is None
     assert spans.exemplar_of(spans.tracer().start_span("not kept")) is None
+
+
+def test_a_load_that_has_just_begun_is_not_averaged_with_the_rest_before() -> None:
+    rate = TokenRate()
+    assert rate.per_busy_second(100.0) == 0.0
+    for tenth in range(1, 11):
+        rate.add(100.0 + tenth / 10, 10)
+    assert rate.per_busy_second(101.1) == pytest.approx(100.0)
+    assert rate.per_second(101.1) == pytest.approx(20.0)
+    for tenth in range(11, 101):
+        rate.add(100.0 + tenth / 10, 10)
+    assert rate.per_busy_second(110.0) == pytest.approx(100.0, rel=0.05)

@@ -7,7 +7,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from services.cli.__main__ import app
-from services.cli.commands.fleet import fleet_table, share
+from services.cli.commands.fleet import fleet_page, fleet_table, share, shown_state
 
 WORKER: dict[str, Any] = {
     "worker_id": "default-0",
@@ -54,3 +54,19 @@ def test_an_unreachable_supervisor_is_named() -> None:
     result = CliRunner().invoke(app, ["fleet", "--url", "http://127.0.0.1:9"])
     assert result.exit_code == 1
     assert "no supervisor answers at http://127.0.0.1:9" in result.output
+
+
+def test_a_ready_workers_standing_is_its_state() -> None:
+    assert shown_state({**WORKER, "standing": "quarantined"}) == "quarantined"
+    assert shown_state({**WORKER, "standing": "healthy"}) == "ready"
+    assert shown_state({**WORKER, "standing": "quarantined", "state": "lost"}) == "lost"
+
+
+def test_the_page_shows_what_happened_last_below_the_workers() -> None:
+    event = {"kind": "worker-lost", "worker_id": "default-1", "detail": "no heartbeat", "occurred_at_ms": 8_000}
+    with open("/dev/null", "w") as nowhere:
+        console = Console(width=160, record=True, file=nowhere)
+        console.print(fleet_page({"workers": [WORKER], "events": [event], "at_ms": 10_000}))
+        text = console.export_text()
+    assert text.index("default-0") < text.index("worker-lost")
+    assert "2 s ago" in text

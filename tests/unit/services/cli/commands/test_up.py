@@ -29,7 +29,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(monkeypatch:
     monkeypatch.setenv("PENSTOCK_UP_WORKERS", "3")
     monkeypatch.setenv("PENSTOCK_UP_POOL", "from-environment")
     settings = resolve_settings(workers=5, pool=None, dtype=None)
-    assert (settings.workers, settings.pool, settings.dtype) == (5, "from-environment", "auto")
+    assert (settings.workers, settings.pool, settings.dtype) == ("5", "from-environment", "auto")
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,21 @@ async def test_the_first_signal_asks_to_stop(number: signal.Signals) -> None:
         await stop.wait()
     for installed in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().remove_signal_handler(installed)
+
+
+def test_a_span_of_workers_is_scaled_and_a_number_is_not() -> None:
+    scaled, fixed = UpSettings(workers="1..4"), UpSettings(workers=3)
+    assert (scaled.least_workers, scaled.most_workers, scaled.is_scaled) == (1, 4, True)
+    assert (fixed.least_workers, fixed.most_workers, fixed.is_scaled) == (3, 3, False)
+
+
+@pytest.mark.parametrize("workers", ["4..1", "x", "1..", "..4", "-1", "1..99"])
+def test_a_span_of_workers_that_makes_no_sense_is_refused(workers: str) -> None:
+    with pytest.raises(CommandFailed, match="workers"):
+        resolve_settings(workers=workers)
+
+
+async def test_the_supervisor_is_told_the_bounds() -> None:
+    plan = await make_plan(UpSettings(workers="1..4", engine="null"))
+    assert plan.environment["PENSTOCK_SUPERVISOR_SCALING"] == "default=1..4"
+    assert plan.total_workers == 1
