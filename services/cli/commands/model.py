@@ -24,6 +24,9 @@ def model() -> None:
 def import_command(
     source: Annotated[str, typer.Argument(help="A GGUF file, or `default` for SmolLM2-135M-Instruct.")],
     directory: Annotated[Path, typer.Argument(help="Where the Hugging Face directory is made.")],
+    keep_weights: Annotated[
+        bool, typer.Option("--keep-weights", help="Leave quantized weights as the file has them.")
+    ] = False,
 ) -> None:
     """Turn a GGUF file into a Hugging Face directory, tokenizer and chat template included."""
     with plain_errors():
@@ -31,5 +34,5 @@ def import_command(
             raise CommandFailed(f"{source} is not a file")
         if (directory / "config.json").exists():
             raise CommandFailed(f"{directory} already holds a checkpoint", hint="remove it or choose another place")
-        asyncio.run(import_model(source, directory))
+        asyncio.run(import_model(source, directory, keep_weights=keep_weights))
         out.print(f"imported into {directory}")

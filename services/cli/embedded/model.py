@@ -44,10 +44,11 @@ def _identity(file: Path) -> str:
     return hashlib.blake2b(f"{file.resolve()} {found.st_size} {found.st_mtime_ns}".encode(), digest_size=4).hexdigest()
 
 
-async def import_model(source: str, directory: Path) -> None:
+async def import_model(source: str, directory: Path, *, keep_weights: bool = False) -> None:
     """Turn a GGUF file (or `default`) into a Hugging Face directory, with a progress bar on the terminal."""
+    options = ["--keep-weights"] if keep_weights else []
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "services.worker.offline.import_model", source, "--out", str(directory)
+        sys.executable, "-P", "-m", "services.worker.offline.import_model", source, "--out", str(directory), *options
     )
     if await process.wait() != 0:
         raise CommandFailed(f"the model {source} could not be imported into {directory}")

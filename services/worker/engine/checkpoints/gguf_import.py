@@ -1,6 +1,7 @@
 """Turns a GGUF file into a Hugging Face directory, once, so that everything after it reads one format.
 
-The directory appears whole or not at all. Weights become bfloat16: the result is deterministic, byte for byte.
+The directory appears whole or not at all. Weights become bfloat16 (the result is deterministic, byte for byte), or
+stay in the file as it is.
 """
 
 import importlib.metadata
@@ -21,7 +22,7 @@ from services.worker.engine.checkpoints.gguf_tokenizer import (
     generation_config,
     tokenizer_config,
 )
-from services.worker.engine.checkpoints.model_config import CONFIG_FILE
+from services.worker.engine.checkpoints.model_config import CONFIG_FILE, KEPT_GGUF
 
 Progress = Callable[[int, int], None]
 """Called with tensors done and tensors in all, first with (0, all)."""
@@ -44,8 +45,8 @@ def default_model_gguf() -> Path:
     )
 
 
-def import_gguf(gguf: Path, out: Path, progress: Progress | None = None) -> None:
-    """Write the directory `out`, which must not exist or be empty."""
+def import_gguf(gguf: Path, out: Path, progress: Progress | None = None, *, keep_weights: bool = False) -> None:
+    """Write the directory `out`, which must not exist or be empty. `keep_weights`: the file itself stands for them."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(out, "exists already and is not an empty directory")
     if not gguf.is_file():
@@ -55,7 +56,10 @@ def import_gguf(gguf: Path, out: Path, progress: Progress | None = None) -> None
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        _write_weights(checkpoint, unfinished / "model.safetensors", progress)
+        if keep_weights:
+            shutil.copyfile(gguf, unfinished / KEPT_GGUF)
+        else:
+            _write_weights(checkpoint, unfinished / "model.safetensors", progress)
         _write_json(unfinished / CONFIG_FILE, {**checkpoint.raw_config, "torch_dtype": "bfloat16"})
         _write_json(unfinished / "tokenizer_config.json", tokenizer_config(checkpoint.metadata))
         _write_json(unfinished / "generation_config.json", generation_config(checkpoint.metadata))

@@ -19,6 +19,8 @@ from services.worker.engine.checkpoints.layer_config import ExpertsConfig, Layer
 from services.worker.engine.checkpoints.model_families import FAMILIES, Family
 
 CONFIG_FILE = "config.json"
+KEPT_GGUF = "model.gguf"
+"""In a directory without safetensors: the weights, as llama.cpp stores them."""
 
 _MOST_LAYERS = 1024
 _DTYPES = ("float32", "float16", "bfloat16")

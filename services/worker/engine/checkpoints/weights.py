@@ -11,7 +11,13 @@ import torch
 
 from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
 from services.worker.engine.checkpoints.fingerprint import take_fingerprint
-from services.worker.engine.checkpoints.model_config import CONFIG_FILE, DecoderConfig, read_json, read_model_config
+from services.worker.engine.checkpoints.model_config import (
+    CONFIG_FILE,
+    KEPT_GGUF,
+    DecoderConfig,
+    read_json,
+    read_model_config,
+)
 from services.worker.engine.checkpoints.quantization_config import FIELD, read_weight_layout
 from services.worker.engine.checkpoints.quantized_modules import QuantizedModules
 from services.worker.engine.checkpoints.safetensors_files import SafetensorsReader, weight_files
@@ -76,7 +82,12 @@ class DirectoryCheckpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A directory is Hugging Face's, a file must be GGUF. Raises CheckpointError."""
+    """A directory is Hugging Face's, a file must be GGUF, beside tokenizer and config.json or alone.
+
+    Raises CheckpointError.
+    """
+    if (path / KEPT_GGUF).is_file() and not any(path.glob("*.safetensors")):
+        path = path / KEPT_GGUF
     if path.is_dir():
         return DirectoryCheckpoint(path)
     if not path.exists():

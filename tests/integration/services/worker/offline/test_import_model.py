@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import gguf
 import pytest
 import typer
 from rich.console import Console
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
 from services.worker.engine.checkpoints.weights import open_checkpoint
 from services.worker.offline import import_model
-from tests.fixtures.tiny_gguf import write_tiny_gguf
+from tests.fixtures.tiny_gguf import LAYERS, write_tiny_gguf
 
 
 def command_line(*arguments: str):  # type: ignore[no-untyped-def]
@@ -51,3 +52,19 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"bad\.gguf"):
         import_model.import_model(str(tmp_path / "bad.gguf"), tmp_path / "out", console=Console(file=io.StringIO()))
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_kept_stay_as_the_file_has_them(tmp_path: Path) -> None:
+    kinds = {f"blk.{layer}.ffn_up.weight": gguf.GGMLQuantizationType.Q4_1 for layer in range(LAYERS)}
+    source = write_tiny_gguf(tmp_path / "tiny.gguf", types=kinds)
+    out = tmp_path / "kept"
+    assert command_line(str(source), "--out", str(out), "--keep-weights").exit_code == 0
+    assert (out / "model.gguf").read_bytes() == source.read_bytes()
+    assert not list(out.glob("*.safetensors"))
+    assert (out / "tokenizer.json").is_file()
+    kept = open_checkpoint(out)
+    assert kept.fingerprint == open_checkpoint(source).fingerprint
+    quantized = kept.quantized("model.layers.1.mlp.up_proj.weight")
+    assert quantized is not None
+    assert quantized.bits_per_value == 5
+    assert open_checkpoint(source).quantized("model.layers.1.mlp.down_proj.weight") is None
