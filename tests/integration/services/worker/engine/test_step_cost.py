@@ -93,3 +93,12 @@ def test_a_step_that_draws_looks_at_logits(tmp_path: Path) -> None:
 def test_what_the_process_holds_after_loading_is_told(tmp_path: Path) -> None:
     engine = decoding(tmp_path / "model", num_layers=2, num_sequences=1)
     assert 50 << 20 < engine.ready.resident_bytes < 64 << 30
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="memory maps are told by Linux only")
+def test_after_loading_nothing_of_the_file_stays_mapped(tmp_path: Path) -> None:
+    """Weights are in memory once: packed. A view of one norm would keep the whole file."""
+    directory = tmp_path / "model"
+    engine = decoding(directory, num_layers=2, num_sequences=1)
+    assert str(directory) not in Path("/proc/self/maps").read_text()
+    assert engine.has_work
