@@ -14,7 +14,7 @@ from services.worker.engine.execution.model_runner import layer_caches
 from services.worker.engine.execution.step_inputs import prepare_inputs
 from services.worker.engine.kv_cache.layer_groups import group_layers
 from services.worker.engine.models.decoder import Decoder
-from services.worker.engine.models.layer_weights import ReadTensor
+from services.worker.engine.models.linear_reader import ReadTensor
 from services.worker.engine.models.operator_selection import select_operators
 from services.worker.engine.sequence import BlockTable
 from tests.engine_driver import make_sequence

@@ -28,6 +28,9 @@ class UpSettings(ScopedSettings):
     )
     pool: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Name of the pool.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="Weights' type.")
+    quantization: str = Field(
+        default="none", description="Weights: none (16 bit), keep (as stored), or rtn-int8, rtn-int4-g64-a8 ..."
+    )
     engine: Literal["real", "null"] = Field(default="real", description="`null`: hashes in place of a model.")
     http_port: int = Field(default=8000, ge=0, le=65535, description="Gateway's port; 0 takes a free one.")
     supervisor_port: int = Field(default=8001, ge=0, le=65535, description="Supervisor's port; 0: a free one.")

@@ -177,6 +177,8 @@ class RequestPath:
             device=ready.device,
             attention=ready.attention_backend,
             decode_graphs=ready.num_decode_graphs,
+            quantization=ready.quantization,
+            products=ready.quantization_note,
             kv_cache_tokens=ready.kv_cache_tokens,
             full_length_sequences=ready.num_full_sequences,
             tokens_of_a_sequence=ready.max_model_tokens,

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from services.worker.engine.config import EngineConfig, SchedulingPolicy
+from services.worker.engine.config import QUANTIZATION_NAME, EngineConfig, SchedulingPolicy
 from shared.settings.service_settings import ScopedSettings, scoped
 
 
@@ -27,6 +27,11 @@ class WorkerSettings(ScopedSettings):
     )
     device: str = Field(default="auto", description="auto, cpu or cuda.")
     dtype: str = Field(default="auto", description="auto, float32, bfloat16 or float16.")
+    quantization: str = Field(
+        default="none",
+        pattern=QUANTIZATION_NAME,
+        description="Weights: none (16 bit), keep (as stored), or rounded at load: rtn-int8, rtn-int4-g64-a8 ...",
+    )
     num_threads: int | None = Field(default=None, ge=1, description="Threads of the engine; unset: torch's choice.")
     kv_cache_bytes: int | None = Field(
         default=None, ge=1, description="Size of the KV cache; unset: a share of what is free."
@@ -120,4 +125,5 @@ class WorkerSettings(ScopedSettings):
             enable_prefix_cache=self.enable_prefix_cache,
             attention_backend=self.attention_backend,
             num_threads=self.num_threads,
+            quantization=self.quantization,
         )

@@ -47,6 +47,7 @@ async def make_plan(settings: UpSettings) -> StackPlan:
             model=model,
             served_model_name=served_name,
             dtype=settings.dtype,
+            quantization=settings.quantization,
         )
     return StackPlan(
         data_dir=settings.data_dir,
@@ -170,6 +171,10 @@ def up(
     pool: Annotated[str | None, typer.Option(help="Name of the pool.", envvar="PENSTOCK_UP_POOL")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="auto, float32, bfloat16 or float16.", envvar="PENSTOCK_UP_DTYPE")
+    ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(help="none, keep, or rtn-int8, rtn-int4-g64-a8 ...", envvar="PENSTOCK_UP_QUANTIZATION"),
     ] = None,
     engine: Annotated[
         str | None, typer.Option(help="`real`, or `null` for hashes without a model.", envvar="PENSTOCK_UP_ENGINE")

@@ -16,6 +16,7 @@ class PoolPlan:
     model: Path | None = None
     served_model_name: str | None = None
     dtype: str = "auto"
+    quantization: str = "none"
     environment: dict[str, str] = field(default_factory=dict)
     worker_environments: tuple[dict[str, str], ...] = ()
     """On top, for the first worker, the second, and so on: unequal workers."""
@@ -78,6 +79,7 @@ def worker_environment(pool: PoolPlan, *, index: int, total_workers: int, health
         "PENSTOCK_WORKER_POOL": pool.name,
         "PENSTOCK_WORKER_ENGINE": "null" if pool.model is None else "real",
         "PENSTOCK_WORKER_DTYPE": pool.dtype,
+        "PENSTOCK_WORKER_QUANTIZATION": pool.quantization,
         "PENSTOCK_WORKER_NUM_THREADS": str(threads),
         "PENSTOCK_WORKER_HEALTH_PORT": str(health_port),
     }

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+ROUNDING_NAME = r"rtn-(?P<format>int[248]|fp8|fp8e5m2)(-g(?P<group>[0-9]+))?(?P<asym>-asym)?(-a(?P<activations>8|16))?"
+QUANTIZATION_NAME = rf"^(none|keep|{ROUNDING_NAME})$"
+"""What they mean is written in quantization/load_time.py."""
+
 
 class SchedulingPolicy(StrEnum):
     CONTINUOUS = "continuous"
@@ -18,6 +22,7 @@ class EngineConfig:
     for 16-bit checkpoints). `kv_cache_bytes` None takes a share of what is free. `max_model_tokens` None takes
     the checkpoint's own limit. `device_memory_fraction`: of a
     card's memory, weights and step included, when `kv_cache_bytes` is None. `num_threads` None leaves torch's choice.
+    `quantization` is one of the names of quantization/load_time.py.
     """
 
     model: Path
@@ -36,3 +41,4 @@ class EngineConfig:
     device_memory_fraction: float = 0.9
     enable_cuda_graphs: bool = True
     num_threads: int | None = None
+    quantization: str = "none"

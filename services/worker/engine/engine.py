@@ -68,6 +68,8 @@ class Engine:
             attention_backend=model.attention_backend,
             attention_note=model.attention_note,
             num_decode_graphs=model.num_decode_graphs,
+            quantization=model.quantization,
+            quantization_note=model.quantization_note,
             load_seconds=load_seconds,
             process_id=os.getpid(),
             resident_bytes=psutil.Process().memory_info().rss,

@@ -154,6 +154,8 @@ class EngineReady:
     load_seconds: float
     attention_note: str = ""
     num_decode_graphs: int = 0
+    quantization: str = "none"
+    quantization_note: str = ""
     process_id: int = 0
     resident_bytes: int = 0
 

@@ -44,6 +44,7 @@ def run_benchmark(
     dtype: str = "auto",
     device: str = "auto",
     num_threads: int | None = None,
+    quantization: str = "none",
     check: bool = False,
     with_profile: bool = False,
 ) -> BenchmarkResult:
@@ -56,6 +57,7 @@ def run_benchmark(
             dtype=dtype,
             device=device,
             num_threads=num_threads,
+            quantization=quantization,
             num_kv_blocks=blocks_per_sequence * max(batch_sizes) + _SPARE_BLOCKS,
             max_running_sequences=max(batch_sizes),
             max_waiting_sequences=max(batch_sizes),
@@ -101,10 +103,13 @@ def _problems(engine: Engine, results: tuple[BatchResult, ...]) -> tuple[str, ..
 def result_table(result: BenchmarkResult) -> Table:
     ready = result.engine
     table = Table(
-        title=f"{ready.model_name}, {ready.dtype} on {ready.device}, {ready.attention_backend} attention",
+        title=(
+            f"{ready.model_name}, {ready.dtype} on {ready.device}, {ready.attention_backend} attention,"
+            f" quantization {ready.quantization}"
+        ),
         caption=(
             f"KV cache: {ready.kv_cache_tokens:,} tokens, {ready.num_full_sequences} full-length sequences. Loaded in"
-            f" {ready.load_seconds:.1f} s; {ready.resident_bytes / 2**20:,.0f} MiB resident."
+            f" {ready.load_seconds:.1f} s; {ready.resident_bytes / 2**20:,.0f} MiB resident. {ready.quantization_note}"
         ),
     )
     for column in ("batch", "output tok/s", "decode tok/s", "prompt tok/s", "ms per decode step"):
@@ -156,6 +161,7 @@ def _command(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     num_threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    quantization: Annotated[str, typer.Option(help="none, keep, or rtn-int8, rtn-int4-g64-a8 ...")] = "none",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if an answer is wrong.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Also say where a step's time goes.")] = False,
@@ -172,6 +178,7 @@ def _command(
             dtype=dtype,
             device=device,
             num_threads=num_threads,
+            quantization=quantization,
             check=check,
             with_profile=profile,
         )

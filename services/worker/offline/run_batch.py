@@ -41,6 +41,7 @@ def run_batch(
     served_model_name: str | None = None,
     max_model_tokens: int | None = None,
     num_threads: int | None = None,
+    quantization: str = "none",
     kv_cache_bytes: int | None = None,
 ) -> BatchSummary:
     """Answer every line of `input` with one line of `output`, in the same order.
@@ -55,6 +56,7 @@ def run_batch(
         device=device,
         max_model_tokens=max_model_tokens,
         num_threads=num_threads,
+        quantization=quantization,
         kv_cache_bytes=kv_cache_bytes,
     )
     with input.open("rb") as lines:
@@ -120,6 +122,7 @@ def _command(
     served_model_name: Annotated[str | None, typer.Option(help="Refuse lines that name another model.")] = None,
     max_model_tokens: Annotated[int | None, typer.Option(help="Prompt and answer together.")] = None,
     num_threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    quantization: Annotated[str, typer.Option(help="none, keep, or rtn-int8, rtn-int4-g64-a8 ...")] = "none",
 ) -> None:
     """Answer a file of requests in OpenAI's Batch format. Exit code 1 when a line was answered with an error."""
     console = Console(stderr=True)
@@ -133,6 +136,7 @@ def _command(
             served_model_name=served_model_name,
             max_model_tokens=max_model_tokens,
             num_threads=num_threads,
+            quantization=quantization,
         )
     except (ValueError, OSError) as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)

@@ -19,6 +19,15 @@ _NUM_SAMPLES = 64
 _DIGEST_BYTES = 16
 
 
+def numerics_fingerprint(weights: str, *, dtype: str, device: str, quantization: str) -> str:
+    """What decides which tokens a worker answers with: weights and how it computes with them.
+
+    A stream goes on only where this is the same; see the ledger's `claim`.
+    """
+    quantized = "" if quantization == "none" else f"-{quantization}"
+    return f"{weights}-{dtype}-{device}{quantized}"
+
+
 def take_fingerprint(config: DecoderConfig, files: Iterable[Path], quantization: object = None) -> str:
     """32 hexadecimal digits. File names do not count, their order does. `quantization`: what the file says of it."""
     hasher = hashlib.blake2b(digest_size=_DIGEST_BYTES)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from services.worker.engine.attention.backend_selection import attention_needs, select_attention
-from services.worker.engine.checkpoints.weights import open_checkpoint
+from services.worker.engine.checkpoints.fingerprint import numerics_fingerprint
+from services.worker.engine.checkpoints.weights import Checkpoint, open_checkpoint
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.execution.cache_sizing import bytes_of_a_step, bytes_per_block, count_blocks
 from services.worker.engine.execution.graph_capture import CudaGraphCapture
@@ -14,7 +15,16 @@ from services.worker.engine.execution.placement import choose_device, choose_dty
 from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
 from services.worker.engine.kv_cache.layer_groups import group_layers
 from services.worker.engine.models.decoder import Decoder
+from services.worker.engine.models.linear_reader import (
+    KeptLinears,
+    LinearReader,
+    PlainLinears,
+    ReadTensor,
+    RoundedLinears,
+)
 from services.worker.engine.models.operator_selection import select_operators
+from services.worker.engine.models.quantized_linear import QuantizedLinears
+from services.worker.engine.quantization.load_time import KEEP, parse_rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +40,8 @@ class LoadedModel:
     attention_backend: str
     attention_note: str
     num_decode_graphs: int
+    quantization: str
+    quantization_note: str
 
 
 def load_model(config: EngineConfig) -> LoadedModel:
@@ -43,11 +55,17 @@ def load_model(config: EngineConfig) -> LoadedModel:
     needs = attention_needs(shape, device=device, dtype=dtype, block_size_tokens=config.block_size_tokens)
     attention, attention_note = select_attention(config.attention_backend, needs)
     limit = config.max_model_tokens or shape.max_position_embeddings
+    kinds = QuantizedLinears(dtype, device)
+
+    def read(tensor: str) -> torch.Tensor:
+        return checkpoint.tensor(tensor, dtype).to(device)
+
     decoder = Decoder(
         shape,
-        lambda name: checkpoint.tensor(name, dtype).to(device),
+        read,
         attention=attention,
         operators=select_operators(config.attention_backend, device=device, dtype=dtype),
+        linears=_linear_reader(config.quantization, checkpoint, read, kinds),
     )
     groups = group_layers([layer.sliding_window for layer in shape.layers], max_model_tokens=limit)
     geometry = CacheGeometry(
@@ -83,7 +101,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
     name = str(dtype).removeprefix("torch.")
     return LoadedModel(
         runner=runner,
-        fingerprint=f"{checkpoint.fingerprint}-{name}-{device.type}",
+        fingerprint=numerics_fingerprint(
+            checkpoint.fingerprint, dtype=name, device=device.type, quantization=config.quantization
+        ),
         vocabulary_size=shape.vocabulary_size,
         num_blocks=num_blocks,
         geometry=geometry,
@@ -93,4 +113,16 @@ def load_model(config: EngineConfig) -> LoadedModel:
         attention_backend=attention.name,
         attention_note=attention_note,
         num_decode_graphs=len(sizes),
+        quantization=config.quantization,
+        quantization_note=kinds.note,
     )
+
+
+def _linear_reader(
+    quantization: str, checkpoint: Checkpoint, read: ReadTensor, kinds: QuantizedLinears
+) -> LinearReader:
+    """Raises QuantizationError for a name that means nothing."""
+    if quantization == KEEP:
+        return KeptLinears(read, checkpoint.quantized, kinds)
+    rounding = parse_rounding(quantization)
+    return PlainLinears(read) if rounding is None else RoundedLinears(read, rounding, kinds)

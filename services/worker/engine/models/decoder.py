@@ -17,10 +17,13 @@ from services.worker.engine.checkpoints.model_config import Activation, DecoderC
 from services.worker.engine.checkpoints.rope_scaling import Rope
 from services.worker.engine.models.decoder_operators import DecoderOperators
 from services.worker.engine.models.embedding import Embed, Embedding
-from services.worker.engine.models.layer_weights import DecoderLayer, LayerReader, ReadTensor
-from services.worker.engine.models.linear import NativeLinear, make_linear
+from services.worker.engine.models.layer_weights import DecoderLayer, LayerReader
+from services.worker.engine.models.linear import NativeLinear
+from services.worker.engine.models.linear_reader import LinearReader, PlainLinears, ReadTensor
 from services.worker.engine.models.native_decoder import NativeDecoder, why_not_native
 from services.worker.engine.models.rope import rope_table
+
+_EMBEDDING = "model.embed_tokens.weight"
 
 
 class Decoder:
@@ -33,19 +36,21 @@ class Decoder:
         *,
         attention: AttentionBackend,
         operators: DecoderOperators,
+        linears: LinearReader | None = None,
     ) -> None:
+        """`linears` None: matrices as `read` gives them."""
+        linears = linears or PlainLinears(read)
         self.config = config
         self._attention = attention
         self._operators = operators
-        embedding = read("model.embed_tokens.weight")
+        embedding = read(_EMBEDDING)
         # In the model's dtype, as it was trained: in bfloat16 that is not the exact square root.
         self._embedding_scale = torch.tensor(config.embedding_scale).to(embedding)
         gate = operators.gelu_multiply if config.activation is Activation.GELU else operators.silu_multiply
-        reader = LayerReader(config, read, gate)
+        reader = LayerReader(config, read, linears, gate)
         self._layers = [reader.read(index) for index in range(config.num_layers)]
         self._final_norm = reader.norm("model.norm")
-        head = embedding if config.tie_word_embeddings else read("lm_head.weight")
-        self._head = make_linear(head, None, wide_output=True)
+        self._head = linears.head(_EMBEDDING if config.tie_word_embeddings else "lm_head.weight")
         self._embed: Embed = Embedding(embedding)
         if config.tie_word_embeddings and isinstance(self._head, NativeLinear):
             self._embed = self._head.weight_rows

@@ -6,7 +6,6 @@ one, names of experts. The decoder sees one kind of layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +16,7 @@ from services.worker.engine.checkpoints.model_config import DecoderConfig
 from services.worker.engine.checkpoints.rope_scaling import Rope
 from services.worker.engine.models.feed_forward import DenseFeedForward, ExpertsFeedForward, FeedForward, Gate
 from services.worker.engine.models.linear import Linear, make_linear
-
-ReadTensor = Callable[[str], torch.Tensor]
-"""A checkpoint's tensor by its Hugging Face name, in the model's dtype and on its device."""
+from services.worker.engine.models.linear_reader import LinearReader, ReadTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +37,10 @@ class DecoderLayer:
 
 
 class LayerReader:
-    def __init__(self, config: DecoderConfig, read: ReadTensor, gate: Gate) -> None:
+    def __init__(self, config: DecoderConfig, read: ReadTensor, linears: LinearReader, gate: Gate) -> None:
         self._config = config
         self._read = read
+        self._linears = linears
         self._gate = gate
 
     def read(self, index: int) -> DecoderLayer:
@@ -96,10 +94,10 @@ class LayerReader:
             own = f"{block}experts.{expert}."
             gate_up = self._linear(own, names.gate, names.up, has_bias=False)
             experts.append(DenseFeedForward(gate_up, self._linear(own, names.down, has_bias=False), self._gate))
-        return ExpertsFeedForward(self._linear(block, "gate", has_bias=False), experts, config)
+        router = make_linear(self._read(f"{block}gate.weight"), None)
+        return ExpertsFeedForward(router, experts, config)
 
     def _linear(self, prefix: str, *names: str, has_bias: bool) -> Linear:
         """Several projections of the same input are one matrix."""
-        weight = torch.cat([self._read(f"{prefix}{name}.weight") for name in names])
         bias = torch.cat([self._read(f"{prefix}{name}.bias") for name in names]) if has_bias else None
-        return make_linear(weight, bias)
+        return self._linears.layer([f"{prefix}{name}.weight" for name in names], bias)

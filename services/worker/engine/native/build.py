@@ -12,9 +12,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "matmul.c", "decoder_step.c"))
+_NAMES = ("kernels.c", "matmul.c", "decoder_step.c", "quantized_integer.c", "quantized_table.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
 CACHE_VARIABLE = "PENSTOCK_CACHE"
 
 _FLAGS = (
@@ -29,17 +32,22 @@ _FLAGS = (
     "-fassociative-math",
 )
 """Sums may be reordered, which vectorises them; NaN and infinity keep their meaning."""
-_BUILD_TIMEOUT_SECONDS = 120
+_FLAGS_OF = dict.fromkeys(("quantized_integer.c", "quantized_table.c"), ("-fno-associative-math",))
+"""Not where the same sum is written out for several numbers of rows: all must add in one order."""
+_BUILD_TIMEOUT_SECONDS = 300
 
 
 class NoNativeKernels(Exception):
     """They cannot be built or loaded here, for this reason."""
 
 
-def build(*, with_openmp: bool) -> Path:
-    """The library's path, compiled now if it is not there. Raises NoNativeKernels."""
+def build(*, with_openmp: bool, without: Sequence[str] = ()) -> Path:
+    """The library's path, compiled now if it is not there. Raises NoNativeKernels.
+
+    `without` names instruction sets that this processor has and the library is not to use, `avx512f`.
+    """
     compiler = _compiler()
-    flags = [*_FLAGS, "-fopenmp"] if with_openmp else list(_FLAGS)
+    flags = [*_FLAGS, *(["-fopenmp"] if with_openmp else []), *(f"-mno-{name}" for name in without)]
     library = _cache_directory() / f"kernels-{_name(compiler, flags)}.so"
     if library.exists():
         return library
@@ -48,8 +56,12 @@ def build(*, with_openmp: bool) -> Path:
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             linked = Path(scratch, "kernels.so")
             compiled = [str(Path(scratch, source.stem + ".o")) for source in SOURCES]
-            for source, target in zip(SOURCES, compiled, strict=True):
-                _run([*compiler, *flags, "-c", str(source), "-o", target])
+            commands = [
+                [*compiler, *flags, *_FLAGS_OF.get(source.name, ()), "-c", str(source), "-o", target]
+                for source, target in zip(SOURCES, compiled, strict=True)
+            ]
+            with ThreadPoolExecutor() as side_by_side:
+                list(side_by_side.map(_run, commands))
             # Linked without -fopenmp: the symbols come from the OpenMP that torch has loaded. A second one in the
             # process would have threads of its own that fight torch's for the cores.
             _run([*compiler, "-shared", *compiled, "-lm", "-o", str(linked)])
@@ -77,7 +89,7 @@ def _name(compiler: list[str], flags: list[str]) -> str:
     """-march=native makes a library that another processor may not run: its features are part of the name."""
     headers = sorted(Path(__file__).parent.glob("*.h"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in (*SOURCES, *headers)))
-    digest.update("\0".join([*compiler, *flags, platform.machine(), _processor_features()]).encode())
+    digest.update("\0".join([*compiler, *flags, repr(_FLAGS_OF), platform.machine(), _processor_features()]).encode())
     return digest.hexdigest()[:24]
 
 

@@ -57,13 +57,13 @@ class Products:
 
 
 def load_products() -> Products | None:
-    library = _open_library()
+    library = open_library()
     return None if library is None else Products(library)
 
 
 def load_decoder_step() -> Any | None:
     """`penstock_decoder_step` of decoder_step.c, on two of its structures."""
-    library = _open_library()
+    library = open_library()
     return None if library is None else _plain(library, "penstock_decoder_step", [_POINTER] * 2)
 
 
@@ -76,12 +76,12 @@ def _plain(library: ctypes.CDLL, name: str, arguments: list[Any]) -> Any:
 
 def load_kernels(dtype: torch.dtype) -> Kernels | None:
     suffix = _SUFFIXES.get(dtype)
-    library = _open_library() if suffix is not None else None
+    library = open_library() if suffix is not None else None
     return None if suffix is None or library is None else Kernels(library, suffix)
 
 
 @functools.cache
-def _open_library() -> ctypes.CDLL | None:
+def open_library() -> ctypes.CDLL | None:
     """With torch's OpenMP if that can be had, else on one thread, else none."""
     for with_openmp in (True, False):
         if with_openmp and not _share_openmp():

@@ -81,3 +81,10 @@ def test_without_a_tokenizer_the_real_engine_speaks_token_ids_and_ends_where_its
     assert tokenizer.eos_token_ids == (4, 9)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 2}')
     assert load_tokenizer(WorkerSettings(engine="real", model=tmp_path)).eos_token_ids == (2,)
+
+
+def test_a_quantization_that_means_nothing_is_refused_before_a_model_is_loaded() -> None:
+    with pytest.raises(ValidationError, match="quantization"):
+        WorkerSettings(engine="null", quantization="int4")
+    settings = WorkerSettings(engine="real", model=Path("m"), quantization="rtn-int8-g32-a16")
+    assert settings.engine_config().quantization == "rtn-int8-g32-a16"

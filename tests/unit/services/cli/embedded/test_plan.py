@@ -45,11 +45,14 @@ def test_a_pool_without_a_model_runs_the_null_engine() -> None:
 
 def test_a_models_path_is_made_absolute_because_services_may_run_elsewhere() -> None:
     environment = worker_environment(
-        PoolPlan(model=Path("relative"), served_model_name="m", dtype="float32"), index=0, total_workers=1
+        PoolPlan(model=Path("relative"), served_model_name="m", dtype="float32", quantization="rtn-int8"),
+        index=0,
+        total_workers=1,
     )
     assert environment["PENSTOCK_WORKER_MODEL"] == str(Path.cwd() / "relative")
     assert environment["PENSTOCK_WORKER_SERVED_MODEL_NAME"] == "m"
     assert environment["PENSTOCK_WORKER_DTYPE"] == "float32"
+    assert environment["PENSTOCK_WORKER_QUANTIZATION"] == "rtn-int8"
     assert environment["PENSTOCK_WORKER_ENGINE"] == "real"
 
 

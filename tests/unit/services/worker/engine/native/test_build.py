@@ -50,4 +50,4 @@ def test_where_nothing_can_be_built_there_are_no_kernels(monkeypatch: pytest.Mon
         raise NoNativeKernels("no compiler")
 
     monkeypatch.setattr(library, "build", fail)
-    assert library._open_library.__wrapped__() is None
+    assert library.open_library.__wrapped__() is None

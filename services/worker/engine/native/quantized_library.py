@@ -1,0 +1,41 @@
+"""The kernels for quantized weights as functions on pointers; see quantized_integer.c and quantized_table.c.
+
+Checks nothing: callers pass contiguous CPU tensors laid out as those files say. None where nothing can be built.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+from services.worker.engine.native.library import open_library
+
+COLUMNS_PER_STRIP = 16
+COLUMN_STEP = 64
+"""Columns are padded to a multiple of this."""
+
+_POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
+
+
+class QuantizedKernels:
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.integer_matmul = _function(library, "penstock_integer_matmul", 8, 8)
+        self.quantize_rows_f32 = _function(library, "penstock_quantize_rows_f32", 4, 5)
+        self.quantize_rows_bf16 = _function(library, "penstock_quantize_rows_bf16", 4, 5)
+        self.table_matmul = _function(library, "penstock_table_matmul", 8, 8, result=_INTEGER)
+        self.group_sums = _function(library, "penstock_group_sums", 2, 3)
+        self.has_fast_table = bool(_function(library, "penstock_has_fast_table_matmul", 0, 0, result=_INTEGER)())
+
+
+def _function(library: ctypes.CDLL, name: str, num_pointers: int, num_integers: int, result: Any = None) -> Any:
+    function = getattr(library, name)
+    function.argtypes = [_POINTER] * num_pointers + [_INTEGER] * num_integers
+    function.restype = result
+    return function
+
+
+@functools.cache
+def load_quantized_kernels() -> QuantizedKernels | None:
+    library = open_library()
+    return None if library is None else QuantizedKernels(library)

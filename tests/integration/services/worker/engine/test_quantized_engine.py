@@ -1,0 +1,88 @@
+"""An engine with quantized weights: the same tokens in every batch, its own fingerprint, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from services.worker.engine.checkpoints.weights import open_checkpoint
+from services.worker.engine.config import EngineConfig
+from services.worker.engine.engine import Engine
+from services.worker.engine.models.quantized_reference import DequantizingLinear
+from services.worker.engine.quantization.load_time import UnknownQuantization, parse_rounding
+from services.worker.engine.quantization.quantization_error import GroupSizeDoesNotDivide
+from services.worker.engine.quantization.rounding import quantize
+from tests.builders import tiny_checkpoint
+from tests.engine_driver import drive, make_submit
+from tests.fixtures.tiny_gguf import write_tiny_gguf
+
+NAMES = ["rtn-int8", "rtn-int8-a16", "rtn-int4-g16-a8", "rtn-int4-g16", "rtn-int4-asym", "rtn-fp8"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+def load(model: Path, **changes: Any) -> Engine:
+    return Engine.load(EngineConfig(**{"model": model, "num_kv_blocks": 256, "dtype": "bfloat16", **changes}))
+
+
+def submissions() -> list[Any]:
+    return [make_submit(f"{index}", list(range(index, 3 * index + 5)), max_tokens=12) for index in range(9)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_are_the_same_alone_and_in_a_batch(checkpoint: Path, name: str) -> None:
+    engine = load(checkpoint, quantization=name, enable_prefix_cache=False)
+    alone = {key: tokens for one in submissions() for key, tokens in drive(engine, one).tokens.items()}
+    together = drive(engine, *submissions())
+    assert together.tokens == alone
+    assert engine.ready.quantization == name
+    assert " by " in engine.ready.quantization_note
+
+
+@pytest.mark.parametrize("chunk", [3, 16])
+def test_tokens_are_the_same_when_prompts_come_in_chunks(checkpoint: Path, chunk: int) -> None:
+    options = {"quantization": "rtn-int8", "dtype": "float32"}
+    whole = drive(load(checkpoint, **options), *submissions())
+    narrow = load(checkpoint, max_tokens_per_step=chunk, max_running_sequences=3, **options)
+    chunked = drive(narrow, *submissions())
+    assert chunked.tokens == whole.tokens
+
+
+def test_every_way_of_rounding_has_its_own_fingerprint(checkpoint: Path) -> None:
+    found = [load(checkpoint, quantization=name).ready.fingerprint for name in ["none", "keep", *NAMES]]
+    assert len(set(found)) == len(found)
+    assert load(checkpoint).ready.fingerprint == found[0]
+
+
+def test_a_name_that_means_nothing_stops_the_load_and_tells_the_names(checkpoint: Path) -> None:
+    with pytest.raises(UnknownQuantization, match=r"unknown quantization 'int5'.*rtn-int4-g64-a8"):
+        load(checkpoint, quantization="int5")
+    with pytest.raises(GroupSizeDoesNotDivide, match="48"):
+        load(checkpoint, quantization="rtn-int4-g48")
+
+
+def test_the_engine_computes_with_the_rounded_weights(checkpoint: Path) -> None:
+    """The head's product with a known hidden state is that of the weights as they were rounded."""
+    decoder = load(checkpoint, quantization="rtn-int4-g16", dtype="float32")._runner._decoder
+    rounding = parse_rounding("rtn-int4-g16")
+    assert rounding is not None
+    stored = open_checkpoint(checkpoint)
+    name = "model.embed_tokens.weight" if stored.config.tie_word_embeddings else "lm_head.weight"
+    expected = DequantizingLinear(quantize(stored.tensor(name), rounding.head), None, wide_output=True)
+    inputs = torch.randn(3, stored.config.hidden_size)
+    assert torch.equal(decoder._head(inputs), expected(inputs))
+
+
+def test_a_gguf_file_is_kept_as_it_is_stored(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    write_tiny_gguf(file)
+    stored = open_checkpoint(file)
+    kept = [name for name in stored.tensor_names() if name.endswith("proj.weight") and stored.quantized(name)]
+    plain, same = load(file, dtype="float32"), load(file, dtype="float32", quantization="keep")
+    prompt = make_submit("a", [3, 5, 7, 9], max_tokens=8)
+    assert drive(plain, prompt).tokens == drive(same, prompt).tokens
+    assert bool(kept) is bool(same.ready.quantization_note)
