@@ -152,6 +152,7 @@ def requests(draw: st.DrawFn) -> InferenceRequest:
         include_usage=stream and draw(st.booleans()),
         return_token_ids=draw(st.booleans()),
         echo=not is_chat and draw(st.booleans()),
+        best_of=draw(st.none() | st.integers(0, 300)),
         **(draw(tool_fields()) if is_chat else {"grammar": draw(st.none() | grammars)}),
     )
 

@@ -63,6 +63,7 @@ CHAT = InferenceRequest(
     include_usage=True,
     return_token_ids=True,
     echo=True,
+    best_of=3,
     grammar=Grammar(kind=GrammarKind.REGEX, text="[a-z]+", field="structured_outputs"),
     tools=(Tool(name="look_up", description="A word's meaning", parameters='{"type": "object"}'),),
     tool_choice=ToolChoice.NAMED,

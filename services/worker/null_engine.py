@@ -239,6 +239,14 @@ class NullEngine:
 
     def _sample(self, request: _NullRequest, choice: _NullChoice) -> TokensSampled:
         position = choice.num_output_tokens
+        if position >= request.max_tokens:
+            return TokensSampled(
+                request_id=request.request_id,
+                choice=choice.index,
+                position=position,
+                token_ids=[],
+                finish_reason="length",
+            )
         token_id = token_at(choice.state, choice.seed, position, self._config.vocabulary)
         choice.state = absorb(choice.state, token_id)
         choice.num_output_tokens = position + 1

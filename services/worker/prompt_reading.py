@@ -72,7 +72,7 @@ class PromptReader:
         if request.num_choices > limits.max_choices:
             raise InvalidRequest(
                 f"{request.num_choices} choices are more than the {limits.max_choices} that can run at once.",
-                param="n" if request.sampling.n > 1 else "prompt",
+                param=_choices_field(request),
             )
 
     def _check_characters(self, request: InferenceRequest) -> None:
@@ -115,6 +115,12 @@ class PromptReader:
                 param=field,
             )
         return limit - longest if asked is None else asked
+
+
+def _choices_field(request: InferenceRequest) -> str:
+    if request.keeps_the_best:
+        return "best_of"
+    return "n" if request.sampling.n > 1 else "prompt"
 
 
 def _num_characters(request: InferenceRequest) -> int:

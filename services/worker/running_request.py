@@ -1,13 +1,14 @@
 """One claimed request while it runs: its choices, its place in the ledger's log, how it is going to end. No I/O.
 
-Several prompts and n > 1 make choices: number `prompt * n + i`. Every choice has its own seed, derived from the
-request's, so that choices differ and each is the same wherever it runs.
+Several prompts and n > 1 make choices: number `prompt * n + i` (with `best_of` in n's place). Every choice has its
+own seed, derived from the request's, so that choices differ and each is the same wherever it runs.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from services.worker.best_choices import best_choices, ranked_sampling, wants_logprobs
 from services.worker.engine.events import ChoiceStart, RequestTimings, Submit, TokensSampled
 from services.worker.running_choice import Detokenizer, Echo, RunningChoice
 from services.worker.work import Work
@@ -98,17 +99,17 @@ class RunningRequest:
             new_detokenizer=lambda: self._tokenizer.new_detokenizer(sampling.stop, prompt),
             token_text=self._tokenizer.token_text,
             has_stop_strings=bool(sampling.stop),
-            wants_logprobs=sampling.logprobs is not None,
+            wants_logprobs=wants_logprobs(self.request),
             echo=Echo(text=self._prompt_text(index), token_ids=prompt) if self.request.echo else None,
         )
 
     def _prompt_text(self, choice: int) -> str:
-        asked = self.request.prompts[choice // self.request.sampling.n]
+        asked = self.request.prompts[choice // self.request.choices_per_prompt]
         return asked.text if asked.text is not None else self._tokenizer.decode(asked.token_ids or ())
 
     def _prompt(self, choice: int) -> list[int]:
         assert self.work.prompts is not None
-        return self.work.prompts[choice // self.request.sampling.n]
+        return self.work.prompts[choice // self.request.choices_per_prompt]
 
     def _resume(self, chunks: Sequence[Chunk]) -> None:
         if not chunks:
@@ -146,7 +147,7 @@ class RunningRequest:
                 )
                 for choice in open_choices
             ],
-            sampling=replace(self.request.sampling, seed=self.seed, max_tokens=self.max_tokens),
+            sampling=replace(ranked_sampling(self.request), seed=self.seed, max_tokens=self.max_tokens),
             eos_token_ids=sorted(self._tokenizer.end_token_ids),
             order=(lane, -envelope.priority, deadline, envelope.coordinates.timestamp_ms),
             cache_salt=envelope.tenant,
@@ -225,7 +226,8 @@ class RunningRequest:
             model=self.work.model,
             created_seconds=self.work.created_seconds,
             choices=tuple(
-                with_tool_calls(choice.result(), self.request, self.work.request_id) for choice in self.choices
+                with_tool_calls(choice, self.request, self.work.request_id)
+                for choice in best_choices([choice.result() for choice in self.choices], self.request)
             ),
             usage=self.usage(),
             error=None if ending is None else outcome_error(ending.error),

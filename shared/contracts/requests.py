@@ -53,8 +53,10 @@ class Prompt:
 class InferenceRequest:
     """What is asked. `messages` for CHAT, `prompts` for COMPLETION (several prompts: choice = prompt * n + i).
 
-    `model` None means the pool's own. `echo`: a completion's text begins with its prompt, and so do its
-    log-probabilities. `tool_choice` counts only with `tools`.
+    `best_of` above n: so many choices are generated for each prompt, numbered the same way; its outcome keeps the n
+    of them with the highest mean log-probability. `model` None means the pool's own. `echo`: a completion's text
+    begins with its prompt, and so do its log-probabilities; then `max_tokens` may be 0. `tool_choice` counts only
+    with `tools`.
     """
 
     kind: RequestKind
@@ -67,6 +69,7 @@ class InferenceRequest:
     include_usage: bool = False
     return_token_ids: bool = False
     echo: bool = False
+    best_of: int | None = None
     grammar: Grammar | None = None
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice.AUTO
@@ -78,8 +81,18 @@ class InferenceRequest:
         return bool(self.tools) and self.tool_choice is not ToolChoice.NONE
 
     @property
+    def keeps_the_best(self) -> bool:
+        """More choices are generated than are answered with."""
+        return self.choices_per_prompt > self.sampling.n
+
+    @property
+    def choices_per_prompt(self) -> int:
+        """That run, kept or not."""
+        return max(self.sampling.n, self.best_of or 0)
+
+    @property
     def num_choices(self) -> int:
-        return self.sampling.n * max(1, len(self.prompts))
+        return self.choices_per_prompt * max(1, len(self.prompts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

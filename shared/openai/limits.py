@@ -40,7 +40,7 @@ _RANGES = (
     ("frequency_penalty", -MAX_PENALTY, MAX_PENALTY, True),
     ("presence_penalty", -MAX_PENALTY, MAX_PENALTY, True),
     ("n", 1, MAX_CHOICES, True),
-    ("max_tokens", 1, MAX_TOKEN, True),
+    ("max_tokens", 0, MAX_TOKEN, True),
     ("min_tokens", 0, MAX_TOKEN, True),
 )
 
@@ -53,12 +53,27 @@ def positive_seed(seed: int) -> int:
 def check_combinations(request: InferenceRequest) -> None:
     """What no single field shows. Raises InvalidRequest."""
     sampling = request.sampling
+    _check_best_of(request)
     if request.num_choices > MAX_CHOICES:
+        field = "best_of" if request.keeps_the_best else "n"
         raise InvalidRequest(
-            f"n times the number of prompts is {request.num_choices}, more than {MAX_CHOICES}.", param="n"
+            f"{field} times the number of prompts is {request.num_choices}, more than {MAX_CHOICES}.", param=field
         )
+    if sampling.max_tokens == 0 and not request.echo:
+        raise InvalidRequest("max_tokens must be at least 1; 0 is for prompts that are echoed.", param="max_tokens")
     if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
         raise InvalidRequest("min_tokens is larger than max_tokens.", param="min_tokens")
+
+
+def _check_best_of(request: InferenceRequest) -> None:
+    if request.best_of is None:
+        return
+    if request.kind is RequestKind.CHAT:
+        raise InvalidRequest("best_of is for completions only.", param="best_of")
+    if request.best_of < request.sampling.n:
+        raise InvalidRequest("best_of is smaller than n.", param="best_of")
+    if request.keeps_the_best and request.stream:
+        raise InvalidRequest("best_of above n cannot be streamed: the best are known at the end.", param="best_of")
 
 
 def check_request(request: InferenceRequest) -> None:

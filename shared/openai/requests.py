@@ -126,8 +126,6 @@ def _chat_request(body: ChatBody) -> InferenceRequest:
 
 
 def _completion_request(body: CompletionBody) -> InferenceRequest:
-    if body.best_of is not None and body.best_of > (body.n or 1):
-        raise InvalidRequest("best_of larger than n is not supported.", param="best_of")
     request = _request(
         body,
         kind=RequestKind.COMPLETION,
@@ -135,7 +133,7 @@ def _completion_request(body: CompletionBody) -> InferenceRequest:
         max_tokens=COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
         logprobs=body.logprobs,
     )
-    return replace(request, echo=bool(body.echo))
+    return replace(request, echo=bool(body.echo), best_of=body.best_of)
 
 
 def _message(message: Message, index: int) -> ChatMessage:

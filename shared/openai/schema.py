@@ -164,7 +164,6 @@ class _CommonBody(StrictBody):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=limits.MAX_CHOICES)] | None = None
-    max_tokens: TokenCount | None = None
     stop: Stop | None = None
     seed: Annotated[int, Field(ge=limits.MIN_SEED, le=limits.MAX_SEED)] | None = None
     temperature: Annotated[float, Field(ge=0, le=limits.MAX_TEMPERATURE)] | None = None
@@ -204,6 +203,7 @@ class _CommonBody(StrictBody):
 
 class ChatBody(_CommonBody):
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+    max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=limits.MAX_CHAT_LOGPROBS)] | None = None
@@ -228,7 +228,8 @@ class ChatBody(_CommonBody):
 class CompletionBody(_CommonBody):
     prompt: Annotated[PromptInput, BeforeValidator(_reject_null)]
     logprobs: Annotated[int, Field(ge=0, le=limits.MAX_COMPLETION_LOGPROBS)] | None = None
-    best_of: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=limits.MAX_TOKEN)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=limits.MAX_CHOICES)] | None = None
     echo: bool | None = None
 
     # unsupported

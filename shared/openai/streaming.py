@@ -140,8 +140,9 @@ class StreamRenderer:
             return None
         index = b'{"index":%d,"text":' % chunk.choice
         logprobs = b"null"
-        if self._wants_logprobs and chunk.logprobs:
-            logprobs = self._completion_logprobs(chunk.choice, (*(chunk.prompt_logprobs or ()), *chunk.logprobs))
+        scored = (*(chunk.prompt_logprobs or ()), *(chunk.logprobs or ()))
+        if self._wants_logprobs and scored:
+            logprobs = self._completion_logprobs(chunk.choice, scored)
         return self._assemble(index, _encode(chunk.text), logprobs, chunk.finish_reason, chunk.token_ids)
 
     def _completion_logprobs(self, choice: int, tokens: tuple[TokenLogprob, ...]) -> bytes:

@@ -14,7 +14,7 @@ from services.cli.embedded.stack import EmbeddedStack
 from shared.contracts import outcome_codec, request_codec
 from shared.contracts.events import FinishReason, InferenceOutcome
 from shared.contracts.grammar import Grammar, GrammarKind
-from shared.contracts.requests import ChatMessage, InferenceRequest, RequestKind
+from shared.contracts.requests import ChatMessage, InferenceRequest, Prompt, RequestKind
 from shared.contracts.sampling import SamplingParameters
 from shared.contracts.tools import Tool, ToolChoice
 from tests.fixtures.stack import TINY, Topics
@@ -200,6 +200,57 @@ async def test_an_echo_begins_with_the_prompt_and_scores_it(client: openai.Async
     assert scores[0] is None
     assert all(score is not None and math.isfinite(score) and score <= 0 for score in scores[1:])
     assert "".join(tokens).startswith(prompt)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_is_scored_and_nothing_generated(client: openai.AsyncOpenAI, stream: bool) -> None:
+    body: dict[str, Any] = {"prompt": "Events flow", "echo": True, "logprobs": 0}
+    whole = (await client.completions.create(model=TINY, max_tokens=3, **body)).choices[0].logprobs
+    if stream:
+        chunks = [
+            chunk async for chunk in await client.completions.create(model=TINY, stream=True, max_tokens=0, **body)
+        ]
+        (scored,) = [choice for chunk in chunks for choice in chunk.choices]
+    else:
+        answer = await client.completions.create(model=TINY, max_tokens=0, **body)
+        (scored,) = answer.choices
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == 0
+    assert (scored.text, scored.finish_reason) == ("Events flow", "length")
+    assert scored.logprobs is not None
+    assert whole is not None
+    assert scored.logprobs.tokens == whole.tokens[:-3]
+    assert scored.logprobs.token_logprobs == pytest.approx(whole.token_logprobs[:-3], abs=1e-4)
+
+
+async def test_the_best_of_many_choices_is_answered_and_all_are_counted(client: openai.AsyncOpenAI) -> None:
+    body: dict[str, Any] = {"prompt": "Events flow", "max_tokens": 4, "seed": 8, "extra_body": {"ignore_eos": True}}
+    every = await client.completions.create(model=TINY, n=6, logprobs=0, **body)
+    best = await client.completions.create(model=TINY, n=2, best_of=6, **body)
+    ranked = sorted(every.choices, key=lambda one: -sum(one.logprobs.token_logprobs))
+    assert [one.text for one in best.choices] == [one.text for one in ranked[:2]]
+    assert best.choices[0].logprobs is None
+    assert every.usage is not None
+    assert best.usage is not None
+    assert best.usage.completion_tokens == every.usage.completion_tokens == 24
+    with pytest.raises(openai.BadRequestError) as refusal:
+        await client.completions.create(model=TINY, best_of=6, stream=True, **body)
+    assert refusal.value.param == "best_of"
+
+
+async def test_the_best_of_many_comes_back_by_kafka(topics: Topics) -> None:
+    request = InferenceRequest(
+        kind=RequestKind.COMPLETION,
+        model=TINY,
+        prompts=(Prompt(text="Events"), Prompt(text="flow")),
+        sampling=SamplingParameters(max_tokens=3, ignore_eos=True),
+        best_of=3,
+    )
+    result = await asked(topics, request)
+    assert [choice.index for choice in result.choices] == [0, 1]
+    assert all(choice.logprobs is None and len(choice.token_ids) == 3 for choice in result.choices)
+    assert result.usage is not None
+    assert result.usage.completion_tokens == 18
 
 
 async def test_a_protobuf_request_with_a_grammar_comes_back_by_kafka(topics: Topics) -> None:

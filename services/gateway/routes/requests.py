@@ -46,6 +46,8 @@ async def resume_stream(request: Request, name: str) -> Response:
     positions = [] if not last_event_id else parse_event_id(last_event_id)
     record = await _own_record(request, name)
     shape = await gateway.shapes.find(record)
+    if shape.request.keeps_the_best:
+        raise InvalidRequest("best_of above n cannot be streamed: the best are known at the end", param="best_of")
     if len(positions) > shape.request.num_choices:
         raise InvalidRequest("Last-Event-ID is not an id of this stream", param=LAST_EVENT_ID)
     renderer = gateway.renderer(record.request_id, shape)

@@ -118,7 +118,7 @@ class Engine:
     def _start(self, request: RequestProgress) -> None:
         for sequence in list(request.sequences.values()):
             reason = sequence.finish_reason()
-            if reason is not None:
+            if reason is not None and not (sequence.only_scores and sequence.needs_whole_prompt):
                 self._report.add_end_without_token(sequence, reason)
                 self._end(sequence)
         for sequence in leaders(request):
@@ -182,7 +182,10 @@ class Engine:
             request.first_token_ns = request.first_token_ns or now_ns
             request.last_token_ns = now_ns
             reason = sequence.finish_reason()
-            self._report.add_token(token, reason)
+            if sequence.only_scores:
+                self._report.add_end_without_token(sequence, "length")
+            else:
+                self._report.add_token(token, reason)
             if reason is not None:
                 self._scheduler.finish(sequence)
                 self._end(sequence)

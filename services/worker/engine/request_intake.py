@@ -24,7 +24,8 @@ def check_submission(
         if min(token_ids) < 0 or max(token_ids) >= vocabulary_size:
             message = f"token ids must be from 0 to {vocabulary_size - 1}"
             return _reject(submit, InvalidRequest.code, message, "prompt")
-        wanted = len(choice.prompt_token_ids) + max(submit.sampling.max_tokens or 1, len(choice.output_token_ids))
+        asked = 1 if submit.sampling.max_tokens is None else submit.sampling.max_tokens
+        wanted = len(choice.prompt_token_ids) + max(asked, len(choice.output_token_ids))
         if wanted > max_model_tokens:
             message = f"prompt and output need {wanted} tokens, the context has {max_model_tokens}"
             return _reject(submit, PromptTooLong.code, message, "messages")

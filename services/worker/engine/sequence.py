@@ -124,6 +124,11 @@ class Sequence:
         return self.prompt_logprobs is not None and None in self.prompt_logprobs
 
     @property
+    def only_scores(self) -> bool:
+        """It runs for its prompt's scores: what is drawn at the prompt's end is nobody's token."""
+        return self.max_output_tokens == 0 and self.prompt_logprobs is not None
+
+    @property
     def order_key(self) -> OrderKey:
         return self.request.order, self.arrival, self.choice
 
@@ -164,6 +169,8 @@ class Sequence:
     def finish_reason(self) -> str | None:
         """Why it has ended after its newest token: `stop`, `length`, or None when it goes on."""
         num_output_tokens = self.num_output_tokens
+        if self.max_output_tokens == 0:
+            return "length"
         if (
             num_output_tokens > 0
             and num_output_tokens > self.request.sampling.min_tokens

@@ -30,10 +30,6 @@ class StepReport:
         """The token is its sequence's newest."""
         sequence = token.sequence
         logprobs = None
-        prompt_logprobs = None
-        if sequence.prompt_logprobs is not None and not sequence.has_told_prompt_logprobs:
-            sequence.has_told_prompt_logprobs = True
-            prompt_logprobs = [entry for entry in sequence.prompt_logprobs if entry is not None]
         if token.logprob is not None:
             entry = LogprobEntry(
                 logprob=token.logprob, top_token_ids=token.top_token_ids, top_logprobs=token.top_logprobs
@@ -47,19 +43,20 @@ class StepReport:
                 token_ids=[token.token_id],
                 logprobs=logprobs,
                 finish_reason=finish_reason,
-                prompt_logprobs=prompt_logprobs,
+                prompt_logprobs=_untold_prompt_logprobs(sequence),
             )
         )
 
     def add_end_without_token(self, sequence: Sequence, finish_reason: str) -> None:
-        """A resumed choice that had ended before its worker was lost."""
+        """A resumed choice that had ended before its worker was lost, or one that only scores its prompt."""
         self.tokens.append(
             TokensSampled(
                 request_id=sequence.request.request_id,
                 choice=sequence.choice,
-                position=sequence.num_output_tokens,
+                position=0 if sequence.only_scores else sequence.num_output_tokens,
                 token_ids=[],
                 finish_reason=finish_reason,
+                prompt_logprobs=_untold_prompt_logprobs(sequence),
             )
         )
 
@@ -67,6 +64,15 @@ class StepReport:
         result = StepResult(tokens=self.tokens, timings=self.timings, rejected=self.rejected, statistics=statistics)
         self.tokens, self.timings, self.rejected = [], [], []
         return result
+
+
+def _untold_prompt_logprobs(sequence: Sequence) -> list[LogprobEntry] | None:
+    """Once for each choice, and only when all are known."""
+    scores = sequence.prompt_logprobs
+    if scores is None or sequence.has_told_prompt_logprobs or sequence.needs_whole_prompt:
+        return None
+    sequence.has_told_prompt_logprobs = True
+    return [entry for entry in scores if entry is not None]
 
 
 def reason_to_fail(token: SampledToken) -> RequestRejected | None:

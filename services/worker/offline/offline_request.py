@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from services.worker.best_choices import best_choices, ranked_sampling, wants_logprobs
 from services.worker.engine.events import ChoiceStart, RequestTimings, Submit, TokensSampled
 from services.worker.running_choice import Echo, RunningChoice
 from services.worker.running_request import choice_seed
@@ -93,7 +94,7 @@ class OfflineRequest:
         self._choices = [self._new_choice(index) for index in range(request.num_choices)]
 
     def _prompt_of(self, choice: int) -> list[int]:
-        return self._prompts.token_ids[choice // self.request.sampling.n]
+        return self._prompts.token_ids[choice // self.request.choices_per_prompt]
 
     def _new_choice(self, index: int) -> RunningChoice:
         sampling, tokenizer, prompt = self.request.sampling, self._tokenizer, self._prompt_of(index)
@@ -108,12 +109,12 @@ class OfflineRequest:
             new_detokenizer=new_detokenizer,
             token_text=show_token if tokenizer is None else tokenizer.token_text,
             has_stop_strings=bool(sampling.stop),
-            wants_logprobs=sampling.logprobs is not None,
+            wants_logprobs=wants_logprobs(self.request),
             echo=Echo(text=self._prompt_text(index), token_ids=prompt) if self.request.echo else None,
         )
 
     def _prompt_text(self, choice: int) -> str:
-        asked = self.request.prompts[choice // self.request.sampling.n]
+        asked = self.request.prompts[choice // self.request.choices_per_prompt]
         if asked.text is not None:
             return asked.text
         return "" if self._tokenizer is None else self._tokenizer.decode(asked.token_ids or ())
@@ -129,7 +130,7 @@ class OfflineRequest:
                 )
                 for choice in self._choices
             ],
-            sampling=replace(self.request.sampling, seed=self._seed, max_tokens=self._prompts.max_tokens),
+            sampling=replace(ranked_sampling(self.request), seed=self._seed, max_tokens=self._prompts.max_tokens),
             eos_token_ids=list(eos_token_ids),
             order=(0, 0, 0, self._order),
             prompt_logprobs=self.request.echo and self.request.sampling.logprobs is not None,
@@ -150,7 +151,8 @@ class OfflineRequest:
         return all(choice.is_finished for choice in self._choices)
 
     def outcome(self, *, model: str, created_seconds: int) -> InferenceOutcome:
-        choices = tuple(with_tool_calls(choice.result(), self.request, self.request_id) for choice in self._choices)
+        best = best_choices([choice.result() for choice in self._choices], self.request)
+        choices = tuple(with_tool_calls(choice, self.request, self.request_id) for choice in best)
         return InferenceOutcome(
             request_id=self.request_id,
             outcome=Outcome.COMPLETED,
@@ -160,7 +162,7 @@ class OfflineRequest:
             choices=choices,
             usage=Usage(
                 prompt_tokens=sum(map(len, self._prompts.token_ids)),
-                completion_tokens=sum(len(choice.token_ids) for choice in choices),
+                completion_tokens=sum(len(choice.token_ids) for choice in self._choices),
                 cached_tokens=self._cached_tokens,
             ),
             return_token_ids=self.request.return_token_ids,

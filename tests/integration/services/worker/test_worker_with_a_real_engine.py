@@ -22,9 +22,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny-llama")
 
 
-async def test_a_killed_real_engine_changes_no_token(installation: Installation, checkpoint: Path) -> None:  # noqa: F811
-    body = {
-        "messages": [{"role": "user", "content": "events flow"}],
+@pytest.mark.parametrize(
+    "asked", [{"messages": [{"role": "user", "content": "events flow"}]}, {"prompt": "events flow", "best_of": 4}]
+)
+async def test_a_killed_real_engine_changes_no_token(
+    installation: Installation,  # noqa: F811
+    checkpoint: Path,
+    asked: dict[str, object],
+) -> None:
+    body = asked | {
         "max_tokens": 200,
         "seed": 5,
         "temperature": 0.8,

@@ -3,11 +3,12 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from services.worker.engine.events import ChoiceStart, Submit, TokensSampled
+from services.worker.engine.events import Cancel, ChoiceStart, LogprobEntry, Submit, TokensSampled
 from services.worker.null_engine import NullEngine, NullEngineConfig
 from services.worker.record_reading import RecordReader
 from services.worker.request_path import _text_tokenizer
@@ -80,8 +81,13 @@ class Fleet:
 
 
 def _accept(run: RunningRequest, event: TokensSampled, engine: NullEngine) -> None:
-    from services.worker.engine.events import Cancel
-
+    """Every token with a made-up log-probability of its own: what `best_of` ranks by has to survive, too."""
+    if run.request.keeps_the_best:
+        scores = [
+            LogprobEntry(logprob=-((event.choice * 7 + token_id) % 11) / 4, top_token_ids=[], top_logprobs=[])
+            for token_id in event.token_ids
+        ]
+        event = msgspec.structs.replace(event, logprobs=scores)
     if run.accept(event):
         engine.cancel(Cancel(request_id=event.request_id, choice=event.choice))
 
@@ -124,6 +130,25 @@ def test_any_sequence_of_deaths_gives_the_outcome_of_an_undisturbed_run(
         assert "".join(chunk.text for chunk in chunks) == choice.text
         assert tuple(token for chunk in chunks for token in chunk.token_ids) == choice.token_ids
         assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == [choice.finish_reason]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    body=BODIES, best_of=st.integers(3, 5), lives=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4)), max_size=4)
+)
+def test_the_best_of_many_are_the_same_after_any_deaths_and_all_are_counted(
+    body: dict[str, Any], best_of: int, lives: list[tuple[int, int]]
+) -> None:
+    body = body | {"best_of": best_of}
+    whole = Fleet(body).live(num_flushes=None, steps_per_flush=1).outcome()
+    fleet = Fleet(body)
+    for num_flushes, steps_per_flush in lives:
+        fleet.live(num_flushes=num_flushes, steps_per_flush=steps_per_flush)
+    outcome = fleet.live(num_flushes=None, steps_per_flush=1).outcome()
+    assert (outcome.choices, outcome.usage) == (whole.choices, whole.usage)
+    assert len(outcome.choices) == body["n"] * (1 if body["prompt"] == "one" else 2)
+    assert outcome.usage is not None
+    assert outcome.usage.completion_tokens == sum(len(chunk.token_ids) for chunk in fleet.log)
 
 
 @pytest.mark.parametrize("stop", [None, ["ba"]])

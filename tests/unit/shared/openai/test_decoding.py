@@ -143,6 +143,11 @@ COMPLETION_FIELDS: dict[str, Any] = {
     ("changes", "param"),
     [
         ({"echo": True}, "echo"),
+        ({"best_of": 2}, "best_of"),
+        ({**COMPLETION_FIELDS, "best_of": 0}, "best_of"),
+        ({**COMPLETION_FIELDS, "best_of": 129}, "best_of"),
+        ({**COMPLETION_FIELDS, "best_of": 2, "stream": True, "include_usage": False}, "best_of"),
+        ({**COMPLETION_FIELDS, "sampling": SamplingParameters(max_tokens=0)}, "max_tokens"),
         ({**COMPLETION_FIELDS, "tools": (Tool(name="f"),)}, "tools"),
         ({"tools": (Tool(name="f", parameters="[1]"),)}, "tools[0].function.parameters"),
         ({"tools": (Tool(name="f", parameters='{"a": "' + "x" * 70_000 + '"}'),)}, "tools"),

@@ -168,10 +168,12 @@ class TestRanges:
             ("temperature", -0.1), ("temperature", 2.01), ("temperature", "1"), ("temperature", True),
             ("top_p", 0), ("top_p", 1.01), ("frequency_penalty", -2.1), ("presence_penalty", 2.1), ("n", 0),
             ("n", 129), ("n", 1.0), ("n", "1"), ("n", True), ("max_tokens", 0), ("max_tokens", 2**31),
-            ("max_tokens", 10**400), ("seed", 2**63), ("seed", -(2**63) - 1), ("top_k", -2), ("min_p", 1.1),
+            ("max_tokens", -1), ("max_tokens", 10**400),
+            ("seed", 2**63), ("seed", -(2**63) - 1), ("top_k", -2), ("min_p", 1.1),
             ("repetition_penalty", 0), ("repetition_penalty", 1e9), ("logprobs", 6), ("logprobs", True),
             ("stream", 1), ("stream", "true"), ("stop", 7), ("stop", ["x"] * 5), ("model", ""), ("model", 7),
-            ("best_of", 2), ("user", 7), ("metadata", {"a": 1}), ("stream_options", []), ("min_tokens", 17),
+            ("best_of", 0), ("best_of", 129),
+            ("user", 7), ("metadata", {"a": 1}), ("stream_options", []), ("min_tokens", 17),
         ],
     )  # fmt: skip
     def test_beyond_it_the_field_is_named(self, field: str, value: Any) -> None:
@@ -199,6 +201,24 @@ class TestRanges:
         assert completion(prompt=["a"] * 64, n=2).num_choices == 128
         assert refusal(completion, prompt=["a"] * 65, n=2).param == "n"
         assert refusal(completion, prompt=["a"] * 129).param == "prompt"
+
+    def test_best_of_makes_more_choices_than_are_answered_with(self) -> None:
+        request = completion(prompt=["a", "b"], n=2, best_of=5)
+        assert (request.num_choices, request.sampling.n, request.keeps_the_best) == (10, 2, True)
+        assert not completion(n=2, best_of=2, stream=True).keeps_the_best
+
+    @pytest.mark.parametrize(
+        "fields",
+        [{"n": 3, "best_of": 2}, {"best_of": 2, "stream": True}, {"prompt": ["a"] * 65, "best_of": 2}],
+    )
+    def test_a_best_of_that_cannot_be_is_refused_by_name(self, fields: dict[str, Any]) -> None:
+        assert refusal(completion, **fields).param == "best_of"
+
+    def test_no_token_may_be_asked_for_only_by_who_has_the_prompt_echoed(self) -> None:
+        assert completion(max_tokens=0, echo=True).sampling.max_tokens == 0
+        assert refusal(completion, max_tokens=0, echo=False).param == "max_tokens"
+        assert refusal(chat, max_tokens=0).param == "max_tokens"
+        assert refusal(completion, max_tokens=0, echo=True, min_tokens=1).param == "min_tokens"
 
     def test_a_single_stop_string_is_a_list_of_one(self) -> None:
         assert chat(stop="END").sampling.stop == ("END",)
@@ -255,7 +275,7 @@ class TestUnsupported:
         assert error.param == field
         assert "not supported" in error.message
 
-    @pytest.mark.parametrize(("field", "value"), [("suffix", "end"), ("best_of", 2), ("store", True), ("tools", [])])
+    @pytest.mark.parametrize(("field", "value"), [("suffix", "end"), ("store", True), ("tools", [])])
     def test_a_completion_that_needs_it_is_refused_by_name(self, field: str, value: Any) -> None:
         assert refusal(completion, **{field: value}).param == field
 

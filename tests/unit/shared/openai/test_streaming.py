@@ -245,6 +245,18 @@ class TestTools:
         assert sum(len(one.choices[0].logprobs.content or ()) for one in told if one.choices[0].logprobs) == 2
 
 
+def test_a_prompt_is_scored_though_nothing_follows_it() -> None:
+    stream = renderer(COMPLETION, echo=True, sampling=SamplingParameters(logprobs=0, max_tokens=0))
+    prompt = (TokenLogprob(token_id=8, text="x", logprob=None), TokenLogprob(token_id=9, text="yz", logprob=-1.0))
+    end = Chunk(
+        choice=0, position=0, token_ids=(), text="xyz", finish_reason=FinishReason.LENGTH, prompt_logprobs=prompt
+    )
+    (only,) = stream.chunk(end)
+    choice = json.loads(only)["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == ("xyz", "length")
+    assert choice["logprobs"]["token_logprobs"] == [None, -1.0]
+
+
 def test_an_echoed_prompt_is_scored_in_the_first_payload_only() -> None:
     stream = renderer(COMPLETION, echo=True, sampling=SamplingParameters(logprobs=0))
     prompt = (TokenLogprob(token_id=8, text="x", logprob=None), TokenLogprob(token_id=9, text="yz", logprob=-1.0))

@@ -101,6 +101,38 @@ def test_a_prompt_of_one_token_has_none(checkpoint: Path) -> None:
     assert entries(drive(load(checkpoint), scored("a", [9])), "a") == []
 
 
+@pytest.mark.parametrize("max_tokens_per_step", [512, 64])
+def test_a_prompt_is_scored_without_generating_a_token(
+    checkpoint: Path, expected: torch.Tensor, max_tokens_per_step: int
+) -> None:
+    """Every token may end it: what is drawn at the prompt's end is nobody's, not even its end."""
+    engine = load(checkpoint, max_tokens_per_step=max_tokens_per_step)
+    submit = replace(scored("a", n=2, max_tokens=0), eos_token_ids=list(range(400)))
+    told = drive(engine, submit, scored("neighbour"))
+    for choice in range(2):
+        assert_close(entries(told, "a", choice), expected)
+        assert told.tokens["a", choice] == []
+        assert told.finish_reasons["a", choice] == "length"
+    assert len(told.tokens["neighbour", 0]) == 3
+    engine.check_integrity()
+
+
+def test_a_prompt_as_long_as_the_context_is_scored(checkpoint: Path) -> None:
+    engine = load(checkpoint, max_model_tokens=150)
+    told = drive(engine, scored("a", max_tokens=0), scored("no room", max_tokens=1))
+    assert len(entries(told, "a")) == len(PROMPT) - 1
+    assert told.rejected["no room"].code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("prompt", [[9], PROMPT])
+def test_no_token_and_nothing_to_score_is_over_at_once(checkpoint: Path, prompt: list[int]) -> None:
+    told = drive(load(checkpoint), make_submit("a", prompt, max_tokens=0), scored("b", [9], max_tokens=0))
+    assert told.tokens == {("a", 0): [], ("b", 0): []}
+    assert told.finish_reasons == {("a", 0): "length", ("b", 0): "length"}
+    assert entries(told, "b") == []
+    assert sum(one.num_prefill_tokens for one in told.statistics) == 0
+
+
 def test_alternatives_are_told_only_when_asked_for(checkpoint: Path) -> None:
     found = entries(drive(load(checkpoint), scored("a", logprobs=0)), "a")
     assert all(entry.top_token_ids == [] for entry in found)

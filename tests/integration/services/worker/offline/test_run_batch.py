@@ -98,6 +98,31 @@ def test_formats_tools_bias_and_echo_are_the_same_as_elsewhere(model: Path, tmp_
     assert found["call"]["body"]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+def test_the_best_of_many_and_the_scores_of_a_prompt_are_had_by_the_line(model: Path, tmp_path: Path) -> None:
+    free = {"temperature": 1.0, "seed": 3, "logprobs": 0, "return_token_ids": True}
+    lines = [
+        line("all", n=5, **free),
+        line("best", n=2, best_of=5, **free),
+        line("silent", best_of=5, temperature=1.0, seed=3),
+        line("score", max_tokens=0, echo=True, logprobs=0),
+        line("nothing", max_tokens=0),
+    ]
+    output = tmp_path / "answers.jsonl"
+    run_batch(model, write_lines(tmp_path / "in.jsonl", *lines), output, "float32")
+    found = {answer["custom_id"]: answer["response"]["body"] for answer in read_answers(output)}
+    ranked = sorted(found["all"]["choices"], key=lambda one: -sum(one["logprobs"]["token_logprobs"]))
+    assert [one["token_ids"] for one in found["best"]["choices"]] == [one["token_ids"] for one in ranked[:2]]
+    assert [one["index"] for one in found["best"]["choices"]] == [0, 1]
+    assert found["best"]["usage"]["completion_tokens"] == found["all"]["usage"]["completion_tokens"] == 30
+    (silent,) = found["silent"]["choices"]
+    assert (silent["text"], silent["logprobs"]) == (ranked[0]["text"], None)
+    (scored,) = found["score"]["choices"]
+    assert (scored["text"], scored["finish_reason"]) == ("hello", "length")
+    assert len(scored["logprobs"]["token_logprobs"]) == found["score"]["usage"]["prompt_tokens"]
+    assert found["score"]["usage"]["completion_tokens"] == 0
+    assert found["nothing"]["error"]["param"] == "max_tokens"
+
+
 def test_a_model_that_cannot_be_loaded_leaves_the_output_alone(tmp_path: Path) -> None:
     output = write_lines(tmp_path / "out.jsonl", "earlier answers")
     with pytest.raises(CheckpointError):

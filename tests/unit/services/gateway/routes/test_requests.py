@@ -147,6 +147,13 @@ async def test_a_watcher_of_an_asynchronous_request_may_leave_without_ending_it(
         assert not (await job.say("b")).cancel_requested
 
 
+async def test_a_request_that_keeps_the_best_has_no_stream_to_come_back_to(served: ServedGateway) -> None:
+    body = {"model": "tiny", "prompt": "hi", "best_of": 2}
+    accepted = await served.client.post("/v1/completions", json=body, headers={"prefer": "respond-async"})
+    again = await served.client.get(f"{accepted.headers['location']}/stream")
+    assert (again.status_code, again.json()["error"]["param"]) == (400, "best_of")
+
+
 async def test_the_end_of_a_drain_ends_streams_with_a_note_and_cancels_nothing(served: ServedGateway) -> None:
     streamed = asyncio.create_task(served.client.post(PATH, json=STREAM))
     job = await served.claimed()
