@@ -29,7 +29,9 @@ class UpSettings(ScopedSettings):
     pool: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Name of the pool.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="Weights' type.")
     quantization: str = Field(
-        default="none", description="Weights: none (16 bit), keep (as stored), or rtn-int8, rtn-int4-g64-a8 ..."
+        default="none",
+        description="Weights: none (16 bit), keep (as stored), quantized once (awq-int4, gptq-int4-g128, "
+        "smoothquant-int8, fp8), or rounded at load (rtn-int8, rtn-int4-g64-a8 ...).",
     )
     engine: Literal["real", "null"] = Field(default="real", description="`null`: hashes in place of a model.")
     http_port: int = Field(default=8000, ge=0, le=65535, description="Gateway's port; 0 takes a free one.")

@@ -16,7 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from services.cli.console import CommandFailed, err, out, plain_errors
-from services.cli.embedded.model import resolve_model
+from services.cli.embedded.model import resolve_quantized
 from services.cli.embedded.plan import PoolPlan, StackPlan
 from services.cli.embedded.scaler import keep_scaled
 from services.cli.embedded.service_process import ServiceState
@@ -39,7 +39,9 @@ async def make_plan(settings: UpSettings) -> StackPlan:
     if settings.engine == "null":
         pool = PoolPlan(name=settings.pool, workers=settings.least_workers, served_model_name="null")
     else:
-        model, served_name = await resolve_model(settings.model, data_dir=settings.data_dir)
+        model, served_name, quantization = await resolve_quantized(
+            settings.model, settings.quantization, data_dir=settings.data_dir
+        )
         pool = PoolPlan(
             name=settings.pool,
             workers=settings.least_workers,
@@ -47,7 +49,7 @@ async def make_plan(settings: UpSettings) -> StackPlan:
             model=model,
             served_model_name=served_name,
             dtype=settings.dtype,
-            quantization=settings.quantization,
+            quantization=quantization,
         )
     return StackPlan(
         data_dir=settings.data_dir,
@@ -174,7 +176,10 @@ def up(
     ] = None,
     quantization: Annotated[
         str | None,
-        typer.Option(help="none, keep, or rtn-int8, rtn-int4-g64-a8 ...", envvar="PENSTOCK_UP_QUANTIZATION"),
+        typer.Option(
+            help="none, keep, awq-int4, gptq-int4-g128, smoothquant-int8, fp8, or rounded at load: rtn-int8 ...",
+            envvar="PENSTOCK_UP_QUANTIZATION",
+        ),
     ] = None,
     engine: Annotated[
         str | None, typer.Option(help="`real`, or `null` for hashes without a model.", envvar="PENSTOCK_UP_ENGINE")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import sys
 from pathlib import Path
 
@@ -16,12 +17,33 @@ from services.cli.settings import DEFAULT_MODEL
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
 
 
-async def resolve_model(model: str, *, data_dir: Path) -> tuple[Path, str]:
+KEEP = "keep"
+_METHOD = re.compile(r"(?P<method>awq|gptq|smoothquant|fp8)(-int(?P<bits>[248]))?(-g(?P<group>\d+))?")
+
+
+async def resolve_quantized(model: str, quantization: str, *, data_dir: Path) -> tuple[Path, str, str]:
+    """Directory, served name, and what the worker does with the weights when it loads them.
+
+    `awq-int4`, `gptq-int4-g128`, `smoothquant-int8`, `fp8` ...: quantized once into the data directory, then kept as
+    they are. `keep`: a GGUF file's weights are not turned into 16 bits. Anything else is the worker's own affair.
+    """
+    directory, name = await resolve_model(model, data_dir=data_dir, keep_weights=quantization == KEEP)
+    match = _METHOD.fullmatch(quantization)
+    if match is None:
+        return directory, name, quantization
+    quantized = data_dir / "models" / f"{name}-{_identity(directory / 'config.json')}-{quantization}"
+    if not (quantized / "config.json").exists():
+        await quantize_model(directory, quantized, match)
+    return quantized, name, KEEP
+
+
+async def resolve_model(model: str, *, data_dir: Path, keep_weights: bool = False) -> tuple[Path, str]:
     """The checkpoint's directory and the name it is served under. GGUF files and the default are imported once."""
+    suffix = "-kept" if keep_weights else ""
     if model == DEFAULT_MODEL:
-        directory = data_dir / "models" / DEFAULT_MODEL_NAME
+        directory = data_dir / "models" / f"{DEFAULT_MODEL_NAME}{suffix}"
         if not (directory / "config.json").exists():
-            await import_model(DEFAULT_MODEL, directory)
+            await import_model(DEFAULT_MODEL, directory, keep_weights=keep_weights)
         return directory, DEFAULT_MODEL_NAME
     path = Path(model).expanduser()
     if not path.exists():
@@ -32,9 +54,9 @@ async def resolve_model(model: str, *, data_dir: Path) -> tuple[Path, str]:
         raise CommandFailed(f"--model {model} has no config.json, so it is no Hugging Face checkpoint")
     if path.is_dir():
         return path, path.resolve().name
-    directory = data_dir / "models" / f"{path.stem}-{_identity(path)}"
+    directory = data_dir / "models" / f"{path.stem}-{_identity(path)}{suffix}"
     if not (directory / "config.json").exists():
-        await import_model(str(path), directory)
+        await import_model(str(path), directory, keep_weights=keep_weights)
     return directory, path.stem
 
 
@@ -47,8 +69,24 @@ def _identity(file: Path) -> str:
 async def import_model(source: str, directory: Path, *, keep_weights: bool = False) -> None:
     """Turn a GGUF file (or `default`) into a Hugging Face directory, with a progress bar on the terminal."""
     options = ["--keep-weights"] if keep_weights else []
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "services.worker.offline.import_model", source, "--out", str(directory), *options
-    )
-    if await process.wait() != 0:
+    if await _run("import_model", source, "--out", str(directory), *options) != 0:
         raise CommandFailed(f"the model {source} could not be imported into {directory}")
+
+
+async def quantize_model(source: Path, directory: Path, wanted: re.Match[str]) -> None:
+    """With the built-in calibration text and a progress bar; an interrupted run goes on the next time."""
+    options = ["--method", wanted["method"]]
+    if wanted["bits"]:
+        options += ["--bits", wanted["bits"]]
+    if wanted["group"]:
+        options += ["--group-size", wanted["group"]]
+    if await _run("quantize_model", str(source), "--out", str(directory), *options) != 0:
+        raise CommandFailed(f"the model {source} could not be quantized into {directory}")
+
+
+async def _run(tool: str, *arguments: str) -> int:
+    """A tool of the worker's; what it says goes to our terminal."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", f"services.worker.offline.{tool}", *arguments
+    )
+    return await process.wait()

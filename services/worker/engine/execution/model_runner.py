@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from services.worker.engine.attention.layer_cache import LayerCache
-from services.worker.engine.batch import SampledToken, ScheduledBatch
+from services.worker.engine.batch import SampledToken, ScheduledBatch, ScheduledSequence
 from services.worker.engine.device_transfer import select_rows, upload
 from services.worker.engine.execution.decode_graphs import DecodeGraphs
 from services.worker.engine.execution.graph_capture import GraphCapture
@@ -18,7 +18,8 @@ from services.worker.engine.kv_cache.layer_groups import LayerGroups
 from services.worker.engine.models.decoder import Decoder
 from services.worker.engine.sampling.prompt_logprobs import PromptScores, score_prompts
 from services.worker.engine.sampling.sampler import PendingSamples, sample, take_largest, wants_only_the_largest
-from services.worker.engine.sequence import Sequence
+from services.worker.engine.sequence import BlockTable, RequestProgress, Sequence
+from shared.contracts.sampling import SamplingParameters
 
 _CACHE_LINE_BYTES = 64
 
@@ -105,6 +106,34 @@ class ModelRunner:
         if largest is not None:
             return take_largest(largest, samplers)
         return sample(self._decoder.logits(hidden), samplers)
+
+    @torch.inference_mode()
+    def prompt_logits(self, token_ids: list[int]) -> torch.Tensor:
+        """[T, V] float32 of one sequence, computed alone in one step. For measurements: it writes over the cache."""
+        num_blocks = -(-len(token_ids) // self._block_size_tokens)
+        request = RequestProgress(
+            request_id="measured",
+            sampling=SamplingParameters(),
+            order=(0, 0, 0, 0),
+            cache_salt="",
+            ending_token_ids=frozenset(),
+            submitted_ns=0,
+        )
+        sequence = Sequence(
+            request=request,
+            choice=0,
+            seed=0,
+            token_ids=token_ids,
+            num_prompt_tokens=len(token_ids),
+            max_output_tokens=1,
+            block_tables=[
+                BlockTable(block_ids=list(range(group * num_blocks, (group + 1) * num_blocks)))
+                for group in range(self._num_groups)
+            ],
+        )
+        item = ScheduledSequence(sequence=sequence, start=0, num_tokens=len(token_ids), samplers=(), is_decode=False)
+        inputs = prepare_inputs(ScheduledBatch(items=[item]), block_size_tokens=self._block_size_tokens)
+        return self._compute_all(inputs.to(self._device))[1]
 
     def _compute_all(self, tensors: StepTensors) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = self._decoder.forward(tensors.token_ids, self._layer_caches, tensors.layouts)

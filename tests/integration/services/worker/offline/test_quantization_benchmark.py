@@ -1,12 +1,16 @@
 """`penstock bench quantization`."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
 from services.worker.offline import quantization_benchmark as tool
+from tests.fixtures.random_models import SaveModel
+from tests.fixtures.tiny_tokenizers import byte_level_tokenizer, write_tokenizer
 
 
 def command_line(*arguments: str) -> Any:
@@ -23,3 +27,54 @@ def test_the_tensors_errors_come_as_a_table_and_as_json(monkeypatch: Any) -> Non
     assert "per group of 50" in shown.output
     rows = json.loads(command_line("--tensor", "--json").output)
     assert [row["bits"] for row in rows] == [8, 8, 8, 4, 4, 4, 2, 2, 2]
+
+
+@pytest.fixture
+def model(tmp_path: Path, random_model: SaveModel) -> Path:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    for file in random_model("llama, tied")[0].iterdir():
+        (directory / file.name).symlink_to(file)
+    return write_tokenizer(directory, byte_level_tokenizer())
+
+
+def _row_of(output: str, name: str) -> dict[str, Any]:
+    (row,) = [row for row in json.loads(output)["rows"] if row["name"] == name]
+    return row
+
+
+def test_rows_are_made_measured_and_kept(model: Path, tmp_path: Path) -> None:
+    rows = "16-bit,int8-rtn,int4-rtn-g64,int4-gptq-g64,int2-rtn-g64"
+    arguments = ("--model", str(model), "--rows", rows, "--made", str(tmp_path / "made"), "--sequences", "2", "--quick")
+    finished = command_line(*arguments, "--no-speed", "--json")
+    assert finished.exit_code == 0, finished.output
+    plain = _row_of(finished.stdout, "16-bit")
+    assert plain["accuracy"]["agreement"] == 1.0
+    assert abs(plain["accuracy"]["divergence"]) < 1e-3
+    assert plain["size"]["bits_per_weight"] == 32  # this one is float32
+    divergences = [_row_of(finished.stdout, name)["accuracy"]["divergence"] for name in rows.split(",")[1:]]
+    int8, rounded, calibrated, int2 = divergences
+    assert 0 < int8 < calibrated < rounded < int2
+    assert _row_of(finished.stdout, "int4-rtn-g64")["size"]["bits_per_weight"] < 6
+    made = tmp_path / "made" / "int4-gptq-g64" / "config.json"
+    written = made.stat().st_mtime_ns
+    again = command_line(*arguments[:3], "int4-gptq-g64", *arguments[4:], "--no-speed", "--json")
+    assert _row_of(again.stdout, "int4-gptq-g64") == _row_of(finished.stdout, "int4-gptq-g64")
+    assert made.stat().st_mtime_ns == written
+
+
+def test_the_tables_show_accuracy_and_speed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(tool, "_QUICK_WINDOWS", 2)
+    monkeypatch.setattr(tool, "_WINDOW_TOKENS", 64)
+    shown = command_line("--model", str(model), "--rows", "16-bit,int8-rtn-a8", "--quick")
+    assert shown.exit_code == 0, shown.output
+    assert "same best token" in shown.stdout
+    assert "decode, batch 32" in shown.stdout
+    assert shown.stdout.count("int8-rtn-a8") == 2
+
+
+def test_what_cannot_be_measured_is_said(model: Path) -> None:
+    assert "--model is needed" in command_line().stderr
+    unknown = command_line("--model", str(model), "--rows", "int5")
+    assert (unknown.exit_code, "no such rows: int5" in unknown.stderr) == (2, True)
