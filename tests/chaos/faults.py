@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from services.cli.embedded.kafka import EmbeddedKafka
+from services.cli.embedded.kafka import EmbeddedKafka, EmbeddedKafkaFailed
 from services.cli.embedded.redis import EmbeddedRedis
 from services.cli.embedded.service_process import ServiceProcess
 from services.cli.embedded.stack import EmbeddedStack
@@ -24,6 +24,8 @@ _FREEZE_KAFKA_SECONDS = 4.0
 _FREEZE_KAFKA_LONG_SECONDS = 20.0
 _FREEZE_REDIS_SECONDS = 2.0
 _KAFKA_AWAY_SECONDS = 1.0
+_KAFKA_START_SECONDS = 120.0
+_KAFKA_STARTS = 3
 _VISIT_SECONDS = 8.0
 _CLOCK_OFF_SECONDS = 8.0
 _HOUR = 3_600
@@ -197,8 +199,19 @@ class Saboteur:
         async with self._kafka_lock:
             self._kafka.kill()
             await asyncio.sleep(_KAFKA_AWAY_SECONDS)
-            await self._kafka.start_async()
+            await self._start_kafka()
         return "kafka"
+
+    async def _start_kafka(self) -> None:
+        """Killed in the middle of something and on busy cores it may take minutes; a run must not end with it."""
+        for _ in range(_KAFKA_STARTS - 1):
+            try:
+                await self._kafka.start_async(timeout_seconds=_KAFKA_START_SECONDS)
+            except EmbeddedKafkaFailed:
+                self._kafka.kill()
+            else:
+                return
+        await self._kafka.start_async(timeout_seconds=_KAFKA_START_SECONDS)
 
     async def _freeze_redis(self) -> str:
         async with self._redis_lock:
@@ -218,7 +231,7 @@ class Saboteur:
             self._redis.kill()
             await asyncio.sleep(_KAFKA_AWAY_SECONDS)
             self._redis.start()
-            await self._kafka.start_async()
+            await self._start_kafka()
         return "kafka, redis"
 
     async def _empty_redis(self) -> str:
