@@ -1,7 +1,8 @@
 """`python -m tests.chaos.run`: the stack under load and faults, then the verdict. Status 1 when a promise was broken.
 
 CHAOS_MINUTES (5; with the null engine), CHAOS_MODEL_MINUTES (a fifth of that; then with a tiny model), CHAOS_SEED (1),
-CHAOS_FAULTS (`;` between names; every one), CHAOS_PAUSE_SECONDS (6,11: between two faults), CHAOS_DIRECTORY (a temporary one; kept when the run fails).
+CHAOS_FAULTS (`;` between names; every one), CHAOS_PAUSE_SECONDS (6,11: between two faults), CHAOS_DIRECTORY (a
+temporary one; kept when the run fails).
 """
 
 import asyncio
