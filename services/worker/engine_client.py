@@ -29,6 +29,7 @@ from services.worker.engine.events import (
 )
 from services.worker.engine_process import EngineProcessConfig, encode_config
 from services.worker.frames import BrokenFrame, FrameReader, Message, encode_frame
+from services.worker.submission_names import SubmissionNames
 from shared.contracts.errors import EngineFailed
 from shared.resilience.openmp import with_short_spins
 
@@ -119,6 +120,7 @@ class EngineClient:
         self._connection: _EngineConnection | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._outstanding: set[str] = set()
+        self._names = SubmissionNames()
         self._silent_since = 0.0
         self._restart_times: deque[float] = deque()
         self._last_words = ""
@@ -141,17 +143,20 @@ class EngineClient:
         if not self._outstanding:
             self._silent_since = asyncio.get_running_loop().time()
         self._outstanding.add(submit.request_id)
-        self._connection.write(submit)
+        self._connection.write(self._names.named(submit))
 
     def cancel(self, request_id: str, choice: int | None = None) -> None:
+        name = self._names.name_of(request_id)
         if choice is None:
             self._outstanding.discard(request_id)
+            self._names.gave_up(request_id)
         if self._connection is not None:
-            self._connection.write(Cancel(request_id=request_id, choice=choice))
+            self._connection.write(Cancel(request_id=name, choice=choice))
 
     def retire(self, request_id: str) -> None:
         """Nothing more is expected of this request: the engine ended its last choice."""
         self._outstanding.discard(request_id)
+        self._names.ended(request_id)
 
     async def run(self, listener: EngineListener) -> None:
         """Keep an engine alive until `close`. Raises `EngineFailed` when it died too often."""
@@ -262,9 +267,10 @@ class EngineClient:
         self._silent_since = asyncio.get_running_loop().time()
         assert self._listener is not None
         if isinstance(message, StepResult):
-            self._listener.step_finished(message)
+            self._listener.step_finished(self._names.heard(message))
         elif isinstance(message, EngineReady):
             self.ready = message
+            self._names.forget()
             self._listener.engine_ready(message)
         elif isinstance(message, EngineDied):
             self._last_words = message.message

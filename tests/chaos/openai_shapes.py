@@ -29,6 +29,8 @@ def take_chunk(ask: Ask, payload: dict[str, Any]) -> None:
 def result_answers(result: dict[str, Any], num_choices: int) -> tuple[list[Answer], int]:
     """The answers of a result object by index, and its completion tokens."""
     answers = [Answer() for _ in range(num_choices)]
+    if "choices" not in result:
+        return [Answer(text=str(result.get("error")))] * num_choices, 0
     for choice in result["choices"]:
         message = choice.get("message", choice)
         calls = [call["function"] for call in message.get("tool_calls") or ()]
