@@ -10,8 +10,9 @@ from services.worker.engine.attention.backend_selection import attention_needs, 
 from services.worker.engine.batch import ScheduledBatch, ScheduledSequence
 from services.worker.engine.checkpoints.model_config import DecoderConfig
 from services.worker.engine.checkpoints.weights import open_checkpoint
-from services.worker.engine.execution.model_runner import layer_caches
+from services.worker.engine.execution.cache_memory import CacheMemory, cache_shape
 from services.worker.engine.execution.step_inputs import prepare_inputs
+from services.worker.engine.kv_cache.cell_format import layer_formats
 from services.worker.engine.kv_cache.layer_groups import group_layers
 from services.worker.engine.models.decoder import Decoder
 from services.worker.engine.models.linear_reader import ReadTensor
@@ -30,7 +31,13 @@ def read_checkpoint(path: Path) -> tuple[DecoderConfig, ReadTensor]:
 
 @torch.inference_mode()
 def all_logits(
-    config: DecoderConfig, read: ReadTensor, token_ids: list[int], *, backend: str = "auto", pieces: list[int]
+    config: DecoderConfig,
+    read: ReadTensor,
+    token_ids: list[int],
+    *,
+    backend: str = "auto",
+    pieces: list[int],
+    kv_cache: str = "16bit",
 ) -> torch.Tensor:
     """[T, V] float32. `pieces` are the numbers of tokens of the steps; the last one is repeated to the end."""
     decoder = Decoder(
@@ -49,10 +56,10 @@ def all_logits(
     sequence.block_tables = [
         BlockTable(block_ids=places[group :: len(groups.groups)]) for group in range(len(groups.groups))
     ]
-    cache = torch.zeros(
-        (groups.layers_per_block, 2, len(places), BLOCK_SIZE, config.num_kv_heads, config.head_size),
+    shape = cache_shape(
+        config, groups, layer_formats(kv_cache, config.num_layers), block_size_tokens=BLOCK_SIZE, dtype=torch.float32
     )
-    caches = layer_caches(cache, groups)
+    caches = CacheMemory(shape, groups, num_blocks=len(places), device=DEVICE).layers
     rows: list[torch.Tensor] = []
     start, step = 0, 0
     while start < len(token_ids):

@@ -33,6 +33,9 @@ class UpSettings(ScopedSettings):
         description="Weights: none (16 bit), keep (as stored), quantized once (awq-int4, gptq-int4-g128, "
         "smoothquant-int8, fp8), or rounded at load (rtn-int8, rtn-int4-g64-a8 ...).",
     )
+    kv_cache: str = Field(
+        default="16bit", description="Keys and values: 16bit, int8, fp8, int4, or by layers: int4*10,int8*10,16bit."
+    )
     engine: Literal["real", "null"] = Field(default="real", description="`null`: hashes in place of a model.")
     http_port: int = Field(default=8000, ge=0, le=65535, description="Gateway's port; 0 takes a free one.")
     supervisor_port: int = Field(default=8001, ge=0, le=65535, description="Supervisor's port; 0: a free one.")

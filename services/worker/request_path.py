@@ -178,6 +178,7 @@ class RequestPath:
             attention=ready.attention_backend,
             decode_graphs=ready.num_decode_graphs,
             quantization=ready.quantization,
+            kv_cache=ready.kv_cache,
             products=ready.quantization_note,
             kv_cache_tokens=ready.kv_cache_tokens,
             full_length_sequences=ready.num_full_sequences,

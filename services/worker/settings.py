@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from services.worker.engine.config import QUANTIZATION_NAME, EngineConfig, SchedulingPolicy
+from services.worker.engine.config import KV_CACHE_NAME, QUANTIZATION_NAME, EngineConfig, SchedulingPolicy
 from shared.settings.service_settings import ScopedSettings, scoped
 
 
@@ -31,6 +31,11 @@ class WorkerSettings(ScopedSettings):
         default="none",
         pattern=QUANTIZATION_NAME,
         description="Weights: none (16 bit), keep (as stored), or rounded at load: rtn-int8, rtn-int4-g64-a8 ...",
+    )
+    kv_cache: str = Field(
+        default="16bit",
+        pattern=KV_CACHE_NAME,
+        description="Keys and values: 16bit, int8, fp8, int4, or by layers from the first on: int4*10,int8*10,16bit.",
     )
     num_threads: int | None = Field(default=None, ge=1, description="Threads of the engine; unset: torch's choice.")
     kv_cache_bytes: int | None = Field(
@@ -126,4 +131,5 @@ class WorkerSettings(ScopedSettings):
             attention_backend=self.attention_backend,
             num_threads=self.num_threads,
             quantization=self.quantization,
+            kv_cache=self.kv_cache,
         )

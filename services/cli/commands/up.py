@@ -50,6 +50,7 @@ async def make_plan(settings: UpSettings) -> StackPlan:
             served_model_name=served_name,
             dtype=settings.dtype,
             quantization=quantization,
+            kv_cache=settings.kv_cache,
         )
     return StackPlan(
         data_dir=settings.data_dir,
@@ -180,6 +181,10 @@ def up(
             help="none, keep, awq-int4, gptq-int4-g128, smoothquant-int8, fp8, or rounded at load: rtn-int8 ...",
             envvar="PENSTOCK_UP_QUANTIZATION",
         ),
+    ] = None,
+    kv_cache: Annotated[
+        str | None,
+        typer.Option(help="16bit, int8, fp8, int4, or by layers int4*10,int8*10,16bit", envvar="PENSTOCK_UP_KV_CACHE"),
     ] = None,
     engine: Annotated[
         str | None, typer.Option(help="`real`, or `null` for hashes without a model.", envvar="PENSTOCK_UP_ENGINE")

@@ -7,6 +7,9 @@ from pathlib import Path
 ROUNDING_NAME = r"rtn-(?P<format>int[248]|fp8|fp8e5m2)(-g(?P<group>[0-9]+))?(?P<asym>-asym)?(-a(?P<activations>8|16))?"
 QUANTIZATION_NAME = rf"^(none|keep|{ROUNDING_NAME})$"
 """What they mean is written in quantization/load_time.py."""
+_CACHE_PART = r"(16bit|int8|fp8|int4)(\*[1-9][0-9]*)?"
+KV_CACHE_NAME = rf"^{_CACHE_PART}(,{_CACHE_PART})*$"
+"""What they mean is written in kv_cache/cell_format.py."""
 
 
 class SchedulingPolicy(StrEnum):
@@ -22,7 +25,7 @@ class EngineConfig:
     for 16-bit checkpoints). `kv_cache_bytes` None takes a share of what is free. `max_model_tokens` None takes
     the checkpoint's own limit. `device_memory_fraction`: of a
     card's memory, weights and step included, when `kv_cache_bytes` is None. `num_threads` None leaves torch's choice.
-    `quantization` is one of the names of quantization/load_time.py.
+    `quantization` is one of the names of quantization/load_time.py, `kv_cache` of kv_cache/cell_format.py.
     """
 
     model: Path
@@ -42,3 +45,4 @@ class EngineConfig:
     enable_cuda_graphs: bool = True
     num_threads: int | None = None
     quantization: str = "none"
+    kv_cache: str = "16bit"

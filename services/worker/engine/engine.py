@@ -70,6 +70,7 @@ class Engine:
             num_decode_graphs=model.num_decode_graphs,
             quantization=model.quantization,
             quantization_note=model.quantization_note,
+            kv_cache=model.kv_cache,
             load_seconds=load_seconds,
             process_id=os.getpid(),
             resident_bytes=psutil.Process().memory_info().rss,

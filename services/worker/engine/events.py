@@ -156,6 +156,7 @@ class EngineReady:
     num_decode_graphs: int = 0
     quantization: str = "none"
     quantization_note: str = ""
+    kv_cache: str = "16bit"
     process_id: int = 0
     resident_bytes: int = 0
 

@@ -45,6 +45,7 @@ def run_benchmark(
     device: str = "auto",
     num_threads: int | None = None,
     quantization: str = "none",
+    kv_cache: str = "16bit",
     check: bool = False,
     with_profile: bool = False,
 ) -> BenchmarkResult:
@@ -58,6 +59,7 @@ def run_benchmark(
             device=device,
             num_threads=num_threads,
             quantization=quantization,
+            kv_cache=kv_cache,
             num_kv_blocks=blocks_per_sequence * max(batch_sizes) + _SPARE_BLOCKS,
             max_running_sequences=max(batch_sizes),
             max_waiting_sequences=max(batch_sizes),
@@ -105,7 +107,7 @@ def result_table(result: BenchmarkResult) -> Table:
     table = Table(
         title=(
             f"{ready.model_name}, {ready.dtype} on {ready.device}, {ready.attention_backend} attention,"
-            f" quantization {ready.quantization}"
+            f" quantization {ready.quantization}, KV cache {ready.kv_cache}"
         ),
         caption=(
             f"KV cache: {ready.kv_cache_tokens:,} tokens, {ready.num_full_sequences} full-length sequences. Loaded in"
@@ -162,6 +164,7 @@ def _command(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     num_threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     quantization: Annotated[str, typer.Option(help="none, keep, or rtn-int8, rtn-int4-g64-a8 ...")] = "none",
+    kv_cache: Annotated[str, typer.Option(help="16bit, int8, fp8, int4, or int4*10,int8*10,16bit")] = "16bit",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if an answer is wrong.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Also say where a step's time goes.")] = False,
@@ -179,6 +182,7 @@ def _command(
             device=device,
             num_threads=num_threads,
             quantization=quantization,
+            kv_cache=kv_cache,
             check=check,
             with_profile=profile,
         )

@@ -42,6 +42,7 @@ def run_batch(
     max_model_tokens: int | None = None,
     num_threads: int | None = None,
     quantization: str = "none",
+    kv_cache: str = "16bit",
     kv_cache_bytes: int | None = None,
 ) -> BatchSummary:
     """Answer every line of `input` with one line of `output`, in the same order.
@@ -123,6 +124,7 @@ def _command(
     max_model_tokens: Annotated[int | None, typer.Option(help="Prompt and answer together.")] = None,
     num_threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     quantization: Annotated[str, typer.Option(help="none, keep, or rtn-int8, rtn-int4-g64-a8 ...")] = "none",
+    kv_cache: Annotated[str, typer.Option(help="16bit, int8, fp8, int4, or int4*10,int8*10,16bit")] = "16bit",
 ) -> None:
     """Answer a file of requests in OpenAI's Batch format. Exit code 1 when a line was answered with an error."""
     console = Console(stderr=True)
@@ -137,6 +139,7 @@ def _command(
             max_model_tokens=max_model_tokens,
             num_threads=num_threads,
             quantization=quantization,
+            kv_cache=kv_cache,
         )
     except (ValueError, OSError) as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)

@@ -19,13 +19,14 @@ _NUM_SAMPLES = 64
 _DIGEST_BYTES = 16
 
 
-def numerics_fingerprint(weights: str, *, dtype: str, device: str, quantization: str) -> str:
+def numerics_fingerprint(weights: str, *, dtype: str, device: str, quantization: str, kv_cache: str) -> str:
     """What decides which tokens a worker answers with: weights and how it computes with them.
 
     A stream goes on only where this is the same; see the ledger's `claim`.
     """
     quantized = "" if quantization == "none" else f"-{quantization}"
-    return f"{weights}-{dtype}-{device}{quantized}"
+    cached = "" if kv_cache == "16bit" else f"-kv-{kv_cache}"
+    return f"{weights}-{dtype}-{device}{quantized}{cached}"
 
 
 def take_fingerprint(config: DecoderConfig, files: Iterable[Path], quantization: object = None) -> str:

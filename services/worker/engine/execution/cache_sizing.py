@@ -7,17 +7,11 @@ import torch
 from services.worker.engine.checkpoints.model_config import DecoderConfig
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
-from services.worker.engine.kv_cache.layer_groups import LayerGroups
 
 CPU_SHARE = 0.25
 CPU_LIMIT_BYTES = 4 << 30
 _LOGITS_COPIES = 6
 """What sampling holds at once, in float32: logits, shifted, sorted with their places, probabilities, their sums."""
-
-
-def bytes_per_block(decoder: DecoderConfig, groups: LayerGroups, *, block_size_tokens: int, dtype: torch.dtype) -> int:
-    per_token = 2 * groups.layers_per_block * decoder.num_kv_heads * decoder.head_size * dtype.itemsize
-    return per_token * block_size_tokens
 
 
 def count_blocks(

@@ -8,11 +8,13 @@ from services.worker.engine.attention.backend_selection import attention_needs, 
 from services.worker.engine.checkpoints.fingerprint import numerics_fingerprint
 from services.worker.engine.checkpoints.weights import Checkpoint, open_checkpoint
 from services.worker.engine.config import EngineConfig
-from services.worker.engine.execution.cache_sizing import bytes_of_a_step, bytes_per_block, count_blocks
+from services.worker.engine.execution.cache_memory import cache_shape
+from services.worker.engine.execution.cache_sizing import bytes_of_a_step, count_blocks
 from services.worker.engine.execution.graph_capture import CudaGraphCapture
 from services.worker.engine.execution.model_runner import ModelRunner
 from services.worker.engine.execution.placement import choose_device, choose_dtype
 from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
+from services.worker.engine.kv_cache.cell_format import layer_formats
 from services.worker.engine.kv_cache.layer_groups import group_layers
 from services.worker.engine.models.decoder import Decoder
 from services.worker.engine.models.linear_reader import (
@@ -42,6 +44,7 @@ class LoadedModel:
     num_decode_graphs: int
     quantization: str
     quantization_note: str
+    kv_cache: str
 
 
 def load_model(config: EngineConfig) -> LoadedModel:
@@ -73,11 +76,12 @@ def load_model(config: EngineConfig) -> LoadedModel:
         max_step_tokens=config.max_tokens_per_step,
         windows=groups.windows,
     )
-    block_bytes = bytes_per_block(shape, groups, block_size_tokens=config.block_size_tokens, dtype=dtype)
+    formats = layer_formats(config.kv_cache, shape.num_layers)
+    memory = cache_shape(shape, groups, formats, block_size_tokens=config.block_size_tokens, dtype=dtype)
     num_blocks = count_blocks(
         config,
         geometry,
-        block_bytes=block_bytes,
+        block_bytes=memory.block_bytes,
         step_bytes=bytes_of_a_step(shape, config, dtype=dtype),
         max_model_tokens=limit,
         device=device,
@@ -89,12 +93,11 @@ def load_model(config: EngineConfig) -> LoadedModel:
         decoder,
         num_blocks=num_blocks,
         groups=groups,
-        block_size_tokens=config.block_size_tokens,
-        dtype=dtype,
+        cache_shape=memory,
         device=device,
     )
     sizes: list[int] = []
-    if config.enable_cuda_graphs and device.type == "cuda" and decoder.is_capturable:
+    if config.enable_cuda_graphs and device.type == "cuda" and decoder.is_capturable and not any(formats):
         sizes = runner.record_decode_graphs(
             CudaGraphCapture(), max_rows=config.max_running_sequences, max_tokens=max_model_tokens
         )
@@ -102,7 +105,11 @@ def load_model(config: EngineConfig) -> LoadedModel:
     return LoadedModel(
         runner=runner,
         fingerprint=numerics_fingerprint(
-            checkpoint.fingerprint, dtype=name, device=device.type, quantization=config.quantization
+            checkpoint.fingerprint,
+            dtype=name,
+            device=device.type,
+            quantization=config.quantization,
+            kv_cache=config.kv_cache,
         ),
         vocabulary_size=shape.vocabulary_size,
         num_blocks=num_blocks,
@@ -115,6 +122,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         num_decode_graphs=len(sizes),
         quantization=config.quantization,
         quantization_note=kinds.note,
+        kv_cache=config.kv_cache,
     )
 
 

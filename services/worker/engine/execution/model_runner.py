@@ -3,14 +3,11 @@
 Knows no queue and no messages: what to run was decided before, what it means is decided after.
 """
 
-import math
-
-import numpy as np
 import torch
 
-from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.batch import SampledToken, ScheduledBatch, ScheduledSequence
 from services.worker.engine.device_transfer import select_rows, upload
+from services.worker.engine.execution.cache_memory import CacheMemory, CacheShape
 from services.worker.engine.execution.decode_graphs import DecodeGraphs
 from services.worker.engine.execution.graph_capture import GraphCapture
 from services.worker.engine.execution.step_inputs import StepTensors, prepare_inputs
@@ -20,8 +17,6 @@ from services.worker.engine.sampling.prompt_logprobs import PromptScores, score_
 from services.worker.engine.sampling.sampler import PendingSamples, sample, take_largest, wants_only_the_largest
 from services.worker.engine.sequence import BlockTable, RequestProgress, Sequence
 from shared.contracts.sampling import SamplingParameters
-
-_CACHE_LINE_BYTES = 64
 
 
 class PendingStep:
@@ -45,18 +40,15 @@ class ModelRunner:
         *,
         num_blocks: int,
         groups: LayerGroups,
-        block_size_tokens: int,
-        dtype: torch.dtype,
+        cache_shape: CacheShape,
         device: torch.device,
     ) -> None:
         self._decoder = decoder
-        self._block_size_tokens = block_size_tokens
+        self._block_size_tokens = cache_shape.block_size_tokens
         self._device = device
-        config = decoder.config
         # One block more than the scheduler knows of: what a recorded step's padding writes to.
-        shape = (groups.layers_per_block, 2, num_blocks + 1, block_size_tokens, config.num_kv_heads, config.head_size)
-        self._cache = zeros(shape, dtype=dtype, device=device)
-        self._layer_caches = layer_caches(self._cache, groups)
+        self._spare_block = num_blocks
+        self._cache = CacheMemory(cache_shape, groups, num_blocks=num_blocks + 1, device=device)
         self._num_groups = len(groups.groups)
         self._graphs: DecodeGraphs | None = None
 
@@ -70,7 +62,7 @@ class ModelRunner:
             num_columns=-(-max_tokens // self._block_size_tokens),
             num_groups=self._num_groups,
             block_size_tokens=self._block_size_tokens,
-            spare_slot=(self._cache.shape[2] - 1) * self._block_size_tokens,
+            spare_slot=self._spare_block * self._block_size_tokens,
             device=self._device,
         )
         return self._graphs.sizes
@@ -90,7 +82,7 @@ class ModelRunner:
         recorded = None if self._graphs is None else self._graphs.run(inputs)
         if recorded is None:
             tensors = inputs.to(self._device)
-            hidden = self._decoder.forward(tensors.token_ids, self._layer_caches, tensors.layouts)
+            hidden = self._decoder.forward(tensors.token_ids, self._cache.layers, tensors.layouts)
         else:
             hidden, logits = recorded
         scores = score_prompts(inputs.items, inputs.arrays.query_starts.tolist(), hidden, self._decoder.logits)
@@ -136,34 +128,9 @@ class ModelRunner:
         return self._compute_all(inputs.to(self._device))[1]
 
     def _compute_all(self, tensors: StepTensors) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = self._decoder.forward(tensors.token_ids, self._layer_caches, tensors.layouts)
+        hidden = self._decoder.forward(tensors.token_ids, self._cache.layers, tensors.layouts)
         return hidden, self._decoder.logits(hidden)
 
     def _copy_blocks(self, copies: dict[int, int]) -> None:
         if copies:
-            sources = self._cache.index_select(2, upload(list(copies.values()), self._device))
-            self._cache.index_copy_(2, upload(list(copies), self._device), sources)
-
-
-def layer_caches(cache: torch.Tensor, groups: LayerGroups) -> list[LayerCache]:
-    """cache [layers per block, 2, N, P, K, D] -> the part of each layer of the model, in turn."""
-    places = {
-        layer: LayerCache(keys=cache[place, 0], values=cache[place, 1], group=number)
-        for number, group in enumerate(groups.groups)
-        for place, layer in enumerate(group.layers)
-    }
-    return [places[layer] for layer in sorted(places)]
-
-
-def zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros, not empty: attention may read a padded cell before anybody wrote it, and 0 * NaN is NaN.
-
-    On a CPU by way of numpy, which takes zero pages from the kernel: memory is used when a block is, and a cache of
-    gigabytes costs no time at the start (torch.zeros writes every page). Aligned to a cache line, as torch's own are.
-    """
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    num_bytes = math.prod(shape) * dtype.itemsize
-    memory = np.zeros(num_bytes + _CACHE_LINE_BYTES, dtype=np.uint8)
-    start = -memory.ctypes.data % _CACHE_LINE_BYTES
-    return torch.from_numpy(memory[start : start + num_bytes]).view(dtype).view(shape)
+            self._cache.copy_blocks(upload(list(copies.values()), self._device), upload(list(copies), self._device))

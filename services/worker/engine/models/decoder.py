@@ -7,11 +7,14 @@ requests, no scheduling and no sampling: tokens and their places in, hidden stat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from services.worker.engine.attention.attention_backend import AttentionBackend
+from services.worker.engine.attention.cell_layout import CellLayout
 from services.worker.engine.attention.layer_cache import LayerCache
+from services.worker.engine.attention.low_precision_attention import LowPrecisionAttention
 from services.worker.engine.attention.step_layout import StepLayout
 from services.worker.engine.checkpoints.model_config import Activation, DecoderConfig
 from services.worker.engine.checkpoints.rope_scaling import Rope
@@ -22,6 +25,7 @@ from services.worker.engine.models.linear import NativeLinear
 from services.worker.engine.models.linear_reader import LinearReader, PlainLinears, ReadTensor
 from services.worker.engine.models.native_decoder import NativeDecoder, why_not_native
 from services.worker.engine.models.rope import rope_table
+from services.worker.engine.native.quantized_library import load_quantized_kernels
 
 _EMBEDDING = "model.embed_tokens.weight"
 
@@ -42,6 +46,8 @@ class Decoder:
         linears = linears or PlainLinears(read)
         self.config = config
         self._attention = attention
+        kernels = load_quantized_kernels() if attention.name == "native" else None
+        self._low_precision = LowPrecisionAttention(attention, kernels)
         self._operators = operators
         embedding = read(_EMBEDDING)
         # In the model's dtype, as it was trained: in bfloat16 that is not the exact square root.
@@ -82,7 +88,7 @@ class Decoder:
         residual = self._embed(token_ids)
         if self.config.embedding_scale != 1:
             residual.mul_(self._embedding_scale)
-        if self._native is not None:
+        if self._native is not None and not any(cache.cells for cache in caches):
             return self._native.forward(residual, caches, layouts)
         update: torch.Tensor | None = None
         for layer, cache in zip(self._layers, caches, strict=True):
@@ -121,10 +127,25 @@ class Decoder:
         projected = layer.query_key_value(normed)
         if layer.query_norm is not None and layer.key_norm is not None:
             projected = self._norm_heads(projected, layer.query_norm, layer.key_norm)
+        if cache.cells is not None:
+            return self._attend_cells(layer, projected, cache, cache.cells, layout)
         queries = self._operators.rotate_and_store(
             projected, self._rope_tables[layer.rope], cache.keys, cache.values, layout, self.config.num_query_heads
         )
         return self._attention.attend(queries, cache.keys, cache.values, layout, layer.rule)
+
+    def _attend_cells(
+        self, layer: DecoderLayer, projected: torch.Tensor, cache: LayerCache, cells: CellLayout, layout: StepLayout
+    ) -> torch.Tensor:
+        """Keys and values go through a page of their own, in 16 bits, before they become cells."""
+        num_tokens = projected.shape[0]
+        page = projected.new_empty(2, num_tokens, 1, self.config.num_kv_heads, self.config.head_size)
+        own_slots = replace(layout, slots=torch.arange(num_tokens, device=projected.device))
+        queries = self._operators.rotate_and_store(
+            projected, self._rope_tables[layer.rope], page[0], page[1], own_slots, self.config.num_query_heads
+        )
+        self._low_precision.store(cells, cache, page[0, :, 0], page[1, :, 0], layout.slots)
+        return self._low_precision.attend(queries, cells, cache, layout, layer.rule)
 
     def _norm_heads(self, projected: torch.Tensor, query_norm: torch.Tensor, key_norm: torch.Tensor) -> torch.Tensor:
         """RMS norm over every head of queries and keys (Qwen 3, Gemma 3)."""

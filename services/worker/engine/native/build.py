@@ -16,7 +16,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-_NAMES = ("kernels.c", "matmul.c", "decoder_step.c", "quantized_integer.c", "quantized_table.c")
+_NAMES = (
+    "kernels.c",
+    "matmul.c",
+    "decoder_step.c",
+    "quantized_integer.c",
+    "quantized_table.c",
+    "quantized_attention.c",
+)
 SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
 CACHE_VARIABLE = "PENSTOCK_CACHE"
 

@@ -1,4 +1,5 @@
-"""The kernels for quantized weights as functions on pointers; see quantized_integer.c and quantized_table.c.
+"""The kernels for quantized weights as functions on pointers; see quantized_integer.c, quantized_table.c
+and quantized_attention.c.
 
 Checks nothing: callers pass contiguous CPU tensors laid out as those files say. None where nothing can be built.
 """
@@ -25,12 +26,16 @@ class QuantizedKernels:
         self.quantize_rows_bf16 = _function(library, "penstock_quantize_rows_bf16", 4, 5)
         self.table_matmul = _function(library, "penstock_table_matmul", 8, 8, result=_INTEGER)
         self.group_sums = _function(library, "penstock_group_sums", 2, 3)
+        self.write_cells = _function(library, "penstock_write_cells", 3, 6)
+        self.attend_cells = _function(library, "penstock_attend_cells", 6, 10, num_floats=2)
         self.has_fast_table = bool(_function(library, "penstock_has_fast_table_matmul", 0, 0, result=_INTEGER)())
 
 
-def _function(library: ctypes.CDLL, name: str, num_pointers: int, num_integers: int, result: Any = None) -> Any:
+def _function(
+    library: ctypes.CDLL, name: str, num_pointers: int, num_integers: int, *, num_floats: int = 0, result: Any = None
+) -> Any:
     function = getattr(library, name)
-    function.argtypes = [_POINTER] * num_pointers + [_INTEGER] * num_integers
+    function.argtypes = [_POINTER] * num_pointers + [_INTEGER] * num_integers + [ctypes.c_float] * num_floats
     function.restype = result
     return function
 

@@ -86,3 +86,55 @@ def test_a_gguf_file_is_kept_as_it_is_stored(tmp_path: Path) -> None:
     prompt = make_submit("a", [3, 5, 7, 9], max_tokens=8)
     assert drive(plain, prompt).tokens == drive(same, prompt).tokens
     assert bool(kept) is bool(same.ready.quantization_note)
+
+
+CACHES = ["int8", "fp8", "int4", "int4*1,16bit"]
+
+
+@pytest.mark.parametrize("kv_cache", CACHES)
+def test_a_cache_of_low_precision_gives_the_same_tokens_alone_batched_in_chunks_and_after_a_prefix_hit(
+    checkpoint: Path, kv_cache: str
+) -> None:
+    options = {"kv_cache": kv_cache, "dtype": "float32"}
+    engine = load(checkpoint, enable_prefix_cache=False, **options)
+    alone = {key: tokens for one in submissions() for key, tokens in drive(engine, one).tokens.items()}
+    batched = load(checkpoint, **options)
+    assert drive(batched, *submissions()).tokens == alone
+    again = drive(batched, *submissions())
+    assert again.tokens == alone
+    assert sum(timing.cached_prompt_tokens for timing in again.timings.values()) > 0
+    narrow = load(checkpoint, max_tokens_per_step=5, max_running_sequences=3, **options)
+    assert drive(narrow, *submissions()).tokens == alone
+    assert batched.ready.kv_cache == kv_cache
+
+
+@pytest.mark.parametrize("kv_cache", CACHES)
+def test_every_way_of_attention_sees_the_same_cells(checkpoint: Path, kv_cache: str) -> None:
+    told = [
+        drive(load(checkpoint, kv_cache=kv_cache, dtype="float32", attention_backend=name), *submissions()).tokens
+        for name in ("auto", "gather", "reference")
+    ]
+    assert told[0] == told[1] == told[2]
+
+
+def test_choices_copy_the_cells_they_write_into(checkpoint: Path) -> None:
+    """Six choices share a prompt that ends within a block."""
+    prompt = list(range(50, 87))
+    together = drive(load(checkpoint, kv_cache="int8"), make_submit("n", prompt, n=6, seed=40, temperature=1.0))
+    engine = load(checkpoint, kv_cache="int8", enable_prefix_cache=False)
+    for choice in range(6):
+        single = drive(engine, make_submit("1", prompt, seed=40 + choice, temperature=1.0))
+        assert together.tokens["n", choice] == single.tokens["1", 0]
+
+
+def test_the_precision_of_the_cache_is_part_of_the_fingerprint_and_of_the_size(checkpoint: Path) -> None:
+    sizes = {"kv_cache_bytes": 1 << 20, "num_kv_blocks": None, "max_running_sequences": 64}
+    found = {name: load(checkpoint, kv_cache=name, **sizes).ready for name in ("16bit", *CACHES)}
+    assert len({ready.fingerprint for ready in found.values()}) == len(found)
+    blocks = {name: ready.num_kv_blocks for name, ready in found.items()}
+    assert blocks["16bit"] < blocks["int8"] < blocks["int4"], "the same bytes hold more"
+
+
+def test_a_cascade_that_does_not_fit_the_layers_stops_the_load(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="every one of"):
+        load(checkpoint, kv_cache="int4*99,16bit")

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import torch
 
-from services.worker.engine.execution.model_runner import zeros
+from services.worker.engine.execution.cache_memory import zeros
 
 CPU = torch.device("cpu")
 MIB = 1 << 20

@@ -12,6 +12,7 @@ from services.worker.engine.attention.gather_attention import GatherAttention
 from services.worker.engine.attention.sdpa_attention import SdpaAttention
 from services.worker.engine.batch import SampledToken, ScheduledBatch, ScheduledSequence
 from services.worker.engine.checkpoints.weights import open_checkpoint
+from services.worker.engine.execution.cache_memory import cache_shape
 from services.worker.engine.execution.decode_graphs import bucket_sizes
 from services.worker.engine.execution.model_runner import ModelRunner
 from services.worker.engine.kv_cache.layer_groups import group_layers
@@ -43,9 +44,8 @@ def make_runner(checkpoint: Path, attention: AttentionBackend | None = None) -> 
     )
     decoder.prepare_positions(MAX_TOKENS)
     groups = group_layers([None] * source.config.num_layers, max_model_tokens=MAX_TOKENS)
-    return ModelRunner(
-        decoder, num_blocks=NUM_BLOCKS, groups=groups, block_size_tokens=BLOCK_SIZE, dtype=torch.float32, device=CPU
-    )
+    shape = cache_shape(source.config, groups, block_size_tokens=BLOCK_SIZE, dtype=torch.float32)
+    return ModelRunner(decoder, num_blocks=NUM_BLOCKS, groups=groups, cache_shape=shape, device=CPU)
 
 
 def recorded(checkpoint: Path, attention: AttentionBackend | None = None) -> tuple[ModelRunner, ReplayedOperators]:
@@ -147,9 +147,11 @@ def test_padding_writes_only_to_the_spare_block(checkpoint: Path) -> None:
     runner, _ = recorded(checkpoint)
     batch = sequences(5, 17, 9, 4, 6)
     step(runner, batch, from_start=True)
-    before = runner._cache.clone()
+    before = runner._cache._stacks[0].clone()
     step(runner, batch)
-    changed = (runner._cache != before).flatten(4).any(-1).any(0).any(0).nonzero()  # [changes, (block, position)]
+    changed = (
+        (runner._cache._stacks[0] != before).flatten(4).any(-1).any(0).any(0).nonzero()
+    )  # [changes, (block, position)]
     expected = {
         (sequence.block_tables[0].block_ids[-1], (len(sequence.token_ids) - 1) % BLOCK_SIZE) for sequence in batch
     }

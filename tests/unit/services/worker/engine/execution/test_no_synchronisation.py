@@ -20,6 +20,7 @@ from services.worker.engine.batch import ScheduledBatch, ScheduledSequence
 from services.worker.engine.checkpoints.model_config import parse_model_config
 from services.worker.engine.checkpoints.tensor_shapes import expected_shapes
 from services.worker.engine.events import LogprobEntry
+from services.worker.engine.execution.cache_memory import cache_shape
 from services.worker.engine.execution.model_runner import ModelRunner
 from services.worker.engine.kv_cache.layer_groups import group_layers
 from services.worker.engine.models.decoder import Decoder
@@ -64,9 +65,8 @@ def make_runner(attention: AttentionBackend, **changes: Any) -> ModelRunner:
     )
     decoder.prepare_positions(MAX_TOKENS)
     groups = group_layers([layer.sliding_window for layer in config.layers], max_model_tokens=MAX_TOKENS)
-    return ModelRunner(
-        decoder, num_blocks=40, groups=groups, block_size_tokens=BLOCK_SIZE, dtype=torch.bfloat16, device=CUDA
-    )
+    shape = cache_shape(config, groups, block_size_tokens=BLOCK_SIZE, dtype=torch.bfloat16)
+    return ModelRunner(decoder, num_blocks=40, groups=groups, cache_shape=shape, device=CUDA)
 
 
 def sequences(runner: ModelRunner) -> list[Sequence]:

@@ -8,14 +8,15 @@ import torch
 
 from services.worker.engine.checkpoints.model_config import DecoderConfig, parse_model_config
 from services.worker.engine.config import EngineConfig
+from services.worker.engine.execution.cache_memory import cache_shape
 from services.worker.engine.execution.cache_sizing import (
     bytes_of_a_step,
-    bytes_per_block,
     count_blocks,
     device_budget,
 )
 from services.worker.engine.execution.placement import choose_device, choose_dtype
 from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
+from services.worker.engine.kv_cache.cell_format import layer_formats
 from services.worker.engine.kv_cache.layer_groups import group_layers
 
 CPU = torch.device("cpu")
@@ -39,19 +40,19 @@ def count(decoder: DecoderConfig, windows: tuple[int | None, ...] = (None,), **c
     config = EngineConfig(model=Path("model"), **{"max_running_sequences": 4, **changes})
     geometry = CacheGeometry(block_size_tokens=16, max_step_tokens=32, windows=windows)
     groups = group_layers([None] * 3, max_model_tokens=100)
-    block_bytes = bytes_per_block(decoder, groups, block_size_tokens=16, dtype=torch.bfloat16)
+    block_bytes = cache_shape(decoder, groups, block_size_tokens=16, dtype=torch.bfloat16).block_bytes
     return count_blocks(config, geometry, block_bytes=block_bytes, step_bytes=0, max_model_tokens=100, device=CPU)
 
 
 def test_a_block_holds_keys_and_values_of_all_layers(decoder: DecoderConfig) -> None:
     groups = group_layers([None] * 3, max_model_tokens=100)
-    found = bytes_per_block(decoder, groups, block_size_tokens=16, dtype=torch.bfloat16)
+    found = cache_shape(decoder, groups, block_size_tokens=16, dtype=torch.bfloat16).block_bytes
     assert found == 2 * 3 * 2 * 16 * 2 * 16
 
 
 def test_layers_in_two_groups_make_smaller_blocks(decoder: DecoderConfig) -> None:
     groups = group_layers([None, 8, 8, None], max_model_tokens=100)
-    found = bytes_per_block(decoder, groups, block_size_tokens=16, dtype=torch.bfloat16)
+    found = cache_shape(decoder, groups, block_size_tokens=16, dtype=torch.bfloat16).block_bytes
     assert found == 2 * 2 * 2 * 16 * 2 * 16
 
 
@@ -123,3 +124,27 @@ def test_a_step_grows_with_its_tokens_and_with_the_logits_of_its_sequences(decod
     per_token = 2 * (6 * 64 + 3 * 128 + 4 * 6 * 16)
     assert size(max_tokens_per_step=1024, max_running_sequences=64) - base == 512 * per_token
     assert size(max_tokens_per_step=512, max_running_sequences=65) - base == 6 * 4 * 100
+
+
+def test_a_block_of_low_precision_is_as_large_as_its_cells(decoder: DecoderConfig) -> None:
+    """Heads of 16: 16 codes and a scale of 4 bytes; INT4 has 8 bytes of codes and 4 of scale and minimum."""
+    groups = group_layers([None] * 3, max_model_tokens=100)
+    per_head = {"int8": 20, "fp8": 20, "int4": 12, "16bit": 32}
+    for name, num_bytes in per_head.items():
+        formats = layer_formats(name, 3)
+        shape = cache_shape(decoder, groups, formats, block_size_tokens=16, dtype=torch.bfloat16)
+        assert shape.block_bytes == 2 * 3 * 2 * 16 * num_bytes
+    cascade = cache_shape(
+        decoder,
+        groups,
+        layer_formats("int4*1,16bit", 3),
+        block_size_tokens=16,
+        dtype=torch.bfloat16,
+    )
+    assert cascade.block_bytes == 2 * 2 * 16 * (12 + 32 + 32)
+
+
+def test_layers_that_share_a_place_share_its_precision(decoder: DecoderConfig) -> None:
+    groups = group_layers([None, 8, 8], max_model_tokens=100)
+    with pytest.raises(ValueError, match="all see equally far"):
+        cache_shape(decoder, groups, layer_formats("int4*1,16bit", 3), block_size_tokens=16, dtype=torch.bfloat16)
