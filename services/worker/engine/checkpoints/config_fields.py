@@ -37,6 +37,14 @@ class ConfigFields:
             raise self.error(field, f"must be a positive number, not {value!r}")
         return float(value)
 
+    def positive_numbers(self, field: str) -> tuple[float, ...]:
+        values = self._value(field, None)
+        if not isinstance(values, list) or not values:
+            raise self.error(field, f"must be a list of positive numbers, not {values!r}")
+        return tuple(
+            ConfigFields({field: value}, self.source, prefix=self._prefix).positive_number(field) for value in values
+        )
+
     def optional_number(self, field: str, *, absent: float | None = None) -> float | None:
         """null is none; a field that is not there at all is `absent`."""
         if field not in self.raw:

@@ -45,6 +45,7 @@ def read_layers(
         default_theta=family.default_rope_theta,
         may_be_partial="partial_rotary_factor" in family.understands,
         may_stretch=family.may_stretch_rope,
+        original_max_position_embeddings=fields.optional_integer("original_max_position_embeddings"),
     )
     if family.has_two_ropes:
         whole, local = read_two_ropes(fields, context, default_local_theta=_LOCAL_THETA)

@@ -1,8 +1,10 @@
 """How a checkpoint turns positions: theta, share of a head, stretching. The parameters only; angles are the decoder's.
 
-Sources: linear, Chen et al. 2023 (position interpolation); yarn, Peng et al. 2023; llama3, the Llama 3.1 release.
+Sources: linear, Chen et al. 2023 (position interpolation); yarn, Peng et al. 2023; llama3, the Llama 3.1 release;
+longrope, Ding et al. 2024; dynamic, as transformers computes it.
 """
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,6 +15,13 @@ class RopeKind(StrEnum):
     LINEAR = "linear"
     LLAMA3 = "llama3"
     YARN = "yarn"
+    DYNAMIC = "dynamic"
+    LONGROPE = "longrope"
+
+    @property
+    def follows_length(self) -> bool:
+        """Beyond the original length the angles of every position would depend on how long the sequence is now."""
+        return self in (RopeKind.DYNAMIC, RopeKind.LONGROPE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +30,7 @@ class RopeScaling:
 
     `low_frequency_factor` and `high_frequency_factor` are llama3's. `beta_fast`, `beta_slow`, `attention_factor`,
     `mscale`, `mscale_all_dim` and `truncate` are yarn's; `attention_factor` None means derive it from the others.
+    `short_factors` are longrope's, one for each pair of dimensions; its `attention_factor` is resolved.
     """
 
     kind: RopeKind
@@ -34,6 +44,7 @@ class RopeScaling:
     mscale: float | None = None
     mscale_all_dim: float | None = None
     truncate: bool = True
+    short_factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +65,8 @@ class RopeContext:
     default_theta: float = 10_000.0
     may_be_partial: bool = False
     may_stretch: bool = True
+    original_max_position_embeddings: int | None = None
+    """Beside the section, where Phi-3 has it."""
 
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -103,10 +116,14 @@ def _agreeing(fields: ConfigFields, rope: Rope, context: RopeContext) -> Rope:
 def _read(fields: ConfigFields, section: ConfigFields | None, theta: float, context: RopeContext) -> Rope:
     scaling = None if section is None else _read_scaling(section, theta, context)
     outside = fields.raw.get("original_max_position_embeddings")
-    counts = scaling is not None and scaling.kind is not RopeKind.LINEAR
+    counts = scaling is not None and scaling.kind not in (RopeKind.LINEAR, RopeKind.DYNAMIC)
     if scaling is not None and counts and outside not in (None, scaling.original_max_position_embeddings):
         raise fields.error("original_max_position_embeddings", f"{outside!r} contradicts the rope's own")
-    return Rope(theta=theta, rotary_size=_read_rotary_size(fields, section, context), scaling=scaling)
+    rotary_size = _read_rotary_size(fields, section, context)
+    num_factors = 0 if scaling is None else len(scaling.short_factors)
+    if section is not None and num_factors not in (0, rotary_size // 2):
+        raise section.error("short_factor", f"must have {rotary_size // 2} factors, not {num_factors}")
+    return Rope(theta=theta, rotary_size=rotary_size, scaling=scaling)
 
 
 def _read_rotary_size(fields: ConfigFields, section: ConfigFields | None, context: RopeContext) -> int:
@@ -126,11 +143,13 @@ def _read_scaling(section: ConfigFields, theta: float, context: RopeContext) -> 
     name = section.raw.get(spelling, "default")
     if name == "default":
         return None
-    known = tuple(RopeKind) if context.may_stretch else ()
+    known = tuple(RopeKind) if context.may_stretch else (RopeKind.LONGROPE,)
     if name not in known:
         raise section.error(spelling, f"{name!r} is not supported; one of {', '.join(('default', *known))}")
     kind = RopeKind(name)
-    if kind is RopeKind.LINEAR:
+    if kind is RopeKind.LONGROPE:
+        return _read_longrope(section, context)
+    if kind in (RopeKind.LINEAR, RopeKind.DYNAMIC):
         return RopeScaling(
             kind=kind,
             factor=section.positive_number("factor"),
@@ -170,4 +189,24 @@ def _read_yarn(section: ConfigFields, max_position_embeddings: int) -> RopeScali
         mscale=section.optional_number("mscale"),
         mscale_all_dim=section.optional_number("mscale_all_dim"),
         truncate=section.boolean("truncate", default=True),
+    )
+
+
+def _read_longrope(section: ConfigFields, context: RopeContext) -> RopeScaling:
+    """`long_factor` is not read: it counts beyond the original length only, and there we do not go."""
+    limit = context.max_position_embeddings
+    original = section.positive_integer(
+        "original_max_position_embeddings", default=context.original_max_position_embeddings
+    )
+    if not 1 < original <= limit:
+        problem = f"{original} must be above 1 and at most max_position_embeddings, {limit}"
+        raise section.error("original_max_position_embeddings", problem)
+    factor = section.positive_number("factor", default=limit / original)
+    magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return RopeScaling(
+        kind=RopeKind.LONGROPE,
+        factor=factor,
+        original_max_position_embeddings=original,
+        attention_factor=section.positive_number("attention_factor", default=magnitude),
+        short_factors=section.positive_numbers("short_factor"),
     )

@@ -6,6 +6,7 @@ import torch
 
 from services.worker.engine.attention.backend_selection import attention_needs, select_attention
 from services.worker.engine.checkpoints.fingerprint import numerics_fingerprint
+from services.worker.engine.checkpoints.model_config import DecoderConfig
 from services.worker.engine.checkpoints.weights import Checkpoint, open_checkpoint
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.execution.cache_memory import cache_shape
@@ -57,7 +58,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     dtype = choose_dtype(config.dtype, checkpoint_dtype=shape.torch_dtype, device=device)
     needs = attention_needs(shape, device=device, dtype=dtype, block_size_tokens=config.block_size_tokens)
     attention, attention_note = select_attention(config.attention_backend, needs)
-    limit = config.max_model_tokens or shape.max_position_embeddings
+    limit = _context_limit(shape, config.max_model_tokens)
     kinds = QuantizedLinears(dtype, device)
 
     def read(tensor: str) -> torch.Tensor:
@@ -134,3 +135,16 @@ def _linear_reader(
         return KeptLinears(read, checkpoint.quantized, kinds)
     rounding = parse_rounding(quantization)
     return PlainLinears(read) if rounding is None else RoundedLinears(read, rounding, kinds)
+
+
+def _context_limit(shape: DecoderConfig, asked: int | None) -> int:
+    """Tokens of prompt and output. Raises ValueError where the rope's angles would change under the cache."""
+    ropes = [layer.rope.scaling for layer in shape.layers if layer.rope is not None and layer.rope.scaling is not None]
+    bounds = [rope.original_max_position_embeddings for rope in ropes if rope.kind.follows_length]
+    most = min(bounds, default=None)
+    if asked is not None and most is not None and asked > most:
+        raise ValueError(
+            f"max_model_tokens: {asked} is more than the {most} tokens up to which this checkpoint's rope_type "
+            f"({', '.join(sorted({rope.kind for rope in ropes}))}) has fixed angles"
+        )
+    return asked or min(shape.max_position_embeddings, most or shape.max_position_embeddings)

@@ -1,6 +1,7 @@
 """Rotary position angles, with the stretchings that checkpoints ask for. Knows no heads and no cache.
 
-Sources: Su et al. 2021 (RoFormer); Chen et al. 2023 (linear); Peng et al. 2023 (YaRN); the Llama 3.1 release.
+Sources: Su et al. 2021 (RoFormer); Chen et al. 2023 (linear); Peng et al. 2023 (YaRN); Ding et al. 2024
+(LongRoPE); the Llama 3.1 release.
 """
 
 import math
@@ -32,6 +33,11 @@ def _frequencies(rope: Rope) -> tuple[torch.Tensor, float]:
             return _llama3(frequencies, scaling), 1.0
         case RopeKind.YARN:
             return _yarn(frequencies, scaling, rope), _yarn_magnitude(scaling)
+        case RopeKind.DYNAMIC:
+            return frequencies, 1.0  # it stretches beyond the original length only
+        case RopeKind.LONGROPE:
+            assert scaling.attention_factor is not None
+            return frequencies / torch.tensor(scaling.short_factors), scaling.attention_factor
 
 
 def _llama3(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:

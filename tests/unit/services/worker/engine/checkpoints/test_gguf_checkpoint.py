@@ -152,7 +152,7 @@ def test_a_linear_rope_scaling_is_carried_over(tmp_path: Path) -> None:
         ({"values": {"llama.block_count": None}}, "llama.block_count"),
         (
             {"values": {"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 2.0}},
-            "rope_scaling.rope_type",
+            "rope_scaling.original_max_position_embeddings",
         ),
         ({"values": {"llama.block_count": 3}}, "model.layers.2.input_layernorm.weight"),
         ({"values": {"llama.feed_forward_length": 95}}, "model.layers.0.mlp.gate_proj.weight"),

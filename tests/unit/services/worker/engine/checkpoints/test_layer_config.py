@@ -154,7 +154,11 @@ def test_a_tied_head_is_the_default_where_it_is_the_families() -> None:
         ("Qwen3", {"num_experts": 8}, "num_experts"),
         ("SmolLM3", {"no_rope_layers": [1, 1, 1]}, "no_rope_layers"),
         ("SmolLM3", {"no_rope_layers": [1, 1, 1, 2]}, "no_rope_layers"),
-        ("Phi3", {"rope_scaling": {"type": "longrope", "long_factor": [1.0]}}, "rope_scaling.type"),
+        (
+            "Phi3",
+            {"rope_scaling": {"type": "longrope", "original_max_position_embeddings": 64}},
+            "rope_scaling.short_factor",
+        ),
         ("Phi3", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope_parameters.rope_type"),
         ("Phi3", {"partial_rotary_factor": 0.4}, "partial_rotary_factor"),
         ("Mixtral", {"num_experts_per_tok": 2}, "num_local_experts"),

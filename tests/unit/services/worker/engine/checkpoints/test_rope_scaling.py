@@ -39,6 +39,33 @@ LLAMA3 = {
 }
 
 
+LONGROPE = {"type": "longrope", "original_max_position_embeddings": 1024, "short_factor": [1.5] * 32}
+
+
+def test_longrope_derives_its_magnitude_from_both_lengths() -> None:
+    """sqrt(1 + ln 4 / ln 1024): transformers' rule, for the short factors, too."""
+    _, scaling = read({"rope_scaling": LONGROPE})
+    assert scaling is not None
+    assert scaling.attention_factor == pytest.approx(1.2**0.5)
+    assert scaling.short_factors == (1.5,) * 32
+    _, told = read({"rope_scaling": {**LONGROPE, "attention_factor": 1.25}})
+    assert told is not None
+    assert told.attention_factor == 1.25
+
+
+def test_longropes_original_length_may_stand_beside_the_section() -> None:
+    section = {name: value for name, value in LONGROPE.items() if not name.startswith("original")}
+    rope = read_whole({"rope_scaling": section}, original_max_position_embeddings=1024, may_stretch=False)
+    assert rope.scaling is not None
+    assert rope.scaling.original_max_position_embeddings == 1024
+
+
+def test_dynamic_is_bound_to_the_length_it_was_trained_for() -> None:
+    _, scaling = read({"rope_scaling": {"type": "dynamic", "factor": 2}}, limit=77)
+    assert scaling == RopeScaling(kind=RopeKind.DYNAMIC, factor=2.0, original_max_position_embeddings=77)
+    assert scaling.kind.follows_length
+
+
 def test_nothing_said_is_theta_ten_thousand_and_no_scaling() -> None:
     assert read({}) == (10_000.0, None)
 
@@ -82,8 +109,13 @@ def test_yarn_keeps_what_is_said() -> None:
 @pytest.mark.parametrize(
     ("section", "subject"),
     [
-        ({"rope_type": "dynamic", "factor": 2}, "rope_type"),
-        ({"type": "longrope"}, "type"),
+        ({"rope_type": "dynamic"}, "factor"),
+        ({"type": "longrope"}, "original_max_position_embeddings"),
+        ({**LONGROPE, "original_max_position_embeddings": 4097}, "original_max_position_embeddings"),
+        ({**LONGROPE, "short_factor": None}, "short_factor"),
+        ({**LONGROPE, "short_factor": 2.0}, "short_factor"),
+        ({**LONGROPE, "short_factor": [1.0] * 31 + [0]}, "short_factor"),
+        ({**LONGROPE, "short_factor": [1.0] * 31}, "short_factor"),
         ({"rope_type": "linear"}, "factor"),
         ({"rope_type": "linear", "factor": 0}, "factor"),
         ({**LLAMA3, "high_freq_factor": 1.0}, "high_freq_factor"),
@@ -112,9 +144,11 @@ def test_a_part_that_is_no_even_number_of_dimensions_is_refused(share: float) ->
         read_whole({"partial_rotary_factor": share}, may_be_partial=True)
 
 
-@pytest.mark.parametrize("kind", ["longrope", "yarn", "linear", "su"])
-def test_an_architecture_that_may_not_stretch_refuses_every_scaling(kind: str) -> None:
-    with pytest.raises(CheckpointError, match=f"rope_scaling.type: '{kind}' is not supported; one of default"):
+@pytest.mark.parametrize("kind", ["dynamic", "yarn", "linear", "su"])
+def test_an_architecture_that_may_not_stretch_refuses_every_scaling_but_longrope(kind: str) -> None:
+    with pytest.raises(
+        CheckpointError, match=f"rope_scaling.type: '{kind}' is not supported; one of default, longrope$"
+    ):
         read_whole({"rope_scaling": {"type": kind, "factor": 2.0}}, may_stretch=False)
 
 
