@@ -79,7 +79,7 @@ def _check(length: int, tag: int) -> None:
 def _decode(tag: int, body: bytes) -> Message:
     try:
         message: Message = _DECODERS[tag].decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BrokenFrame(f"a {_KINDS[tag].__name__} cannot be decoded: {error}") from error
     return message
 

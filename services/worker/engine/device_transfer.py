@@ -31,7 +31,7 @@ def pinned(host: torch.Tensor) -> torch.Tensor:
 
 def select_rows(tensor: torch.Tensor, rows: list[int]) -> torch.Tensor:
     """tensor [R, ...] -> [len(rows), ...]; itself when that is all of it in order."""
-    return tensor if rows == list(range(tensor.shape[0])) else tensor[upload(rows, tensor.device)]
+    return tensor if rows == list(range(tensor.shape[0])) else tensor[upload(rows, tensor.device, torch.int64)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from services.cli.embedded.stored_span import NotTraces, decode_spans
 from services.gateway.server_sent_events import parse_event_id
+from services.gateway.tenant_limits import InvalidTenantLimits, parse_tenant_limits, parse_tenant_weights
 from services.worker.engine_process import decode_config
 from services.worker.frames import BrokenFrame, FrameReader
 from services.worker.offline.batch_lines import read_line
@@ -37,6 +38,7 @@ def as_text(decode: Callable[[str], Any]) -> Decode:
     return lambda data: decode(data.decode("utf-8", "surrogateescape"))
 
 
+_FOREIGN_BYTES = (msgspec.MsgspecError, UnicodeDecodeError)
 DECODERS: dict[str, tuple[Decode, tuple[type[Exception], ...]]] = {
     "decode_request": (request_codec.decode_request, (PoisonMessage, InvalidRequest)),
     "decode_cancellation": (request_codec.decode_cancellation, (PoisonMessage,)),
@@ -50,13 +52,15 @@ DECODERS: dict[str, tuple[Decode, tuple[type[Exception], ...]]] = {
         (PoisonMessage, InvalidRequest),
     ),
     "decode_finished": (as_text(lambda text: decode_finished(7, text)), ()),
+    "parse_tenant_limits": (as_text(parse_tenant_limits), (InvalidTenantLimits,)),
+    "parse_tenant_weights": (as_text(parse_tenant_weights), (InvalidTenantLimits,)),
     "parse_event_id": (as_text(parse_event_id), (InvalidRequest,)),
     # What follows is read from our own processes only; a refusal by its library is answered by the loop around it.
-    "decode_chunks": (lambda data: wire.decode_chunks([data]), (msgspec.MsgspecError,)),
-    "decode_sealed": (wire.decode_sealed, (msgspec.MsgspecError,)),
-    "decode_message": (wire.decode_message, (msgspec.MsgspecError,)),
-    "decode_origin": (wire.decode_origin, (msgspec.MsgspecError,)),
-    "decode_config": (lambda data: decode_config(data.decode("utf-8", "replace")), (msgspec.MsgspecError,)),
+    "decode_chunks": (lambda data: wire.decode_chunks([data]), _FOREIGN_BYTES),
+    "decode_sealed": (wire.decode_sealed, _FOREIGN_BYTES),
+    "decode_message": (wire.decode_message, _FOREIGN_BYTES),
+    "decode_origin": (wire.decode_origin, _FOREIGN_BYTES),
+    "decode_config": (lambda data: decode_config(data.decode("utf-8", "replace")), _FOREIGN_BYTES),
     "FrameReader.feed": (lambda data: FrameReader().feed(data), (BrokenFrame,)),
     "read_line": (lambda data: read_line(1, data), (PlatformError,)),
     "decode_spans": (decode_spans, (NotTraces,)),
