@@ -18,12 +18,7 @@ from typing import Any, Self
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import (
-    CommitFailedError,
-    GroupCoordinatorNotAvailableError,
-    IllegalStateError,
-    KafkaError,
-)
+from aiokafka.errors import CommitFailedError, GroupCoordinatorNotAvailableError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from shared.contracts.errors import BrokerUnavailable
@@ -225,6 +220,10 @@ class RequestSource:
 
     async def _hand_out(self, batches: dict[TopicPartition, list[Any]], deliver: Deliver) -> None:
         """No rebalance can come between `getmany` and here: there is no await between them."""
+        if not self._is_loaded:  # a rebalance came while we waited: they are read again once its commits are known
+            for partition, records in batches.items():
+                self._consumer_or_fail().seek(partition, records[0].offset)
+            return
         if not batches:
             return
         now = time.monotonic()
