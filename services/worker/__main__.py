@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from setproctitle import setproctitle
 
 from services.worker.application import build_worker
+from services.worker.engine_client import EngineHopeless
 from services.worker.settings import WorkerSettings
 from shared.contracts.errors import PlatformError
 from shared.resilience.garbage_collection import calm_garbage_collector
@@ -54,6 +55,9 @@ def main() -> int:
         return uvloop.run(run(settings, kafka, redis, telemetry, slo))
     except TokenizerError as error:
         sys.stderr.write(f"{error}\n")
+        return _EXIT_BAD_SETTINGS
+    except EngineHopeless as error:
+        sys.stderr.write(f"{error.message}\n")
         return _EXIT_BAD_SETTINGS
     except PlatformError as error:
         sys.stderr.write(f"{error.code}: {error.message}\n")

@@ -19,6 +19,7 @@ from typing import Self
 import structlog
 
 from services.worker.connections import Connections
+from services.worker.engine_client import EngineHopeless
 from services.worker.engine_setup import engine_client, load_tokenizer, served_model_name
 from services.worker.health import HealthServer, Readiness
 from services.worker.heartbeat import HeartbeatWriter, WorkerIdentity, WorkerLoad
@@ -145,6 +146,8 @@ class Worker:
                 await self._engine.close()
                 await requests.end()
                 await background.end()
+        if isinstance(self.fatal, EngineHopeless):
+            raise self.fatal
         return 0 if self.fatal is None else 1
 
     def _build_path(self, cluster: str, requests: TaskSet) -> RequestPath:

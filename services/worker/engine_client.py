@@ -38,6 +38,10 @@ _ROOT = Path(__file__).parents[2]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+class EngineHopeless(EngineFailed):
+    """It refused a setting or a file; starting it again would change nothing."""
+
+
 class EngineListener(Protocol):
     """Who hears the engine. Called on the event loop, must not block or raise."""
 
@@ -124,6 +128,7 @@ class EngineClient:
         self._silent_since = 0.0
         self._restart_times: deque[float] = deque()
         self._last_words = ""
+        self._is_hopeless = False
         self._is_closing = False
         self.ready: EngineReady | None = None
         self.num_restarts = 0
@@ -159,12 +164,14 @@ class EngineClient:
         self._names.ended(request_id)
 
     async def run(self, listener: EngineListener) -> None:
-        """Keep an engine alive until `close`. Raises `EngineFailed` when it died too often."""
+        """Keep an engine alive until `close`. Raises `EngineFailed` after too many deaths, `EngineHopeless` at once."""
         self._listener = listener
         while not self._is_closing:
             reason = await self._live_once()
             if self._is_closing:
                 return
+            if self._is_hopeless:
+                raise EngineHopeless(reason)
             self.num_restarts += 1
             _log.error("engine_lost", reason=reason, restarts=self.num_restarts)
             listener.engine_lost(reason)
@@ -273,6 +280,6 @@ class EngineClient:
             self._names.forget()
             self._listener.engine_ready(message)
         elif isinstance(message, EngineDied):
-            self._last_words = message.message
+            self._last_words, self._is_hopeless = message.message, message.is_hopeless
         else:
             raise AssertionError(f"an engine does not send {type(message).__name__}")

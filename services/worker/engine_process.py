@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from services.worker.engine.config import EngineConfig
+from services.worker.engine.config import EngineConfig, EngineRefused
 from services.worker.engine.events import (
     Cancel,
     EngineDied,
@@ -30,6 +30,7 @@ from services.worker.null_engine import NullEngine, NullEngineConfig
 from shared.resilience.parent_death import die_with_parent
 
 EXIT_ENGINE_FAILED = 70
+EXIT_ENGINE_REFUSED = 78
 
 
 class SteppingEngine(Protocol):
@@ -124,6 +125,10 @@ def run(config: EngineProcessConfig, channel: FrameChannel) -> int:
         serve(load_engine(config), channel)
     except PeerClosed:
         return 0
+    except EngineRefused as error:
+        with contextlib.suppress(PeerClosed):
+            channel.send(EngineDied(message=str(error), is_hopeless=True))
+        return EXIT_ENGINE_REFUSED
     except Exception as error:  # noqa: BLE001 - the engine loop: whatever it is, the shell must hear of it
         with contextlib.suppress(PeerClosed):
             channel.send(EngineDied(message=f"{type(error).__name__}: {error}"))

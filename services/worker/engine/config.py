@@ -12,6 +12,10 @@ KV_CACHE_NAME = rf"^{_CACHE_PART}(,{_CACHE_PART})*$"
 """What they mean is written in kv_cache/cell_format.py."""
 
 
+class EngineRefused(ValueError):
+    """A setting or a file that no engine can work with: another start would end the same way."""
+
+
 class SchedulingPolicy(StrEnum):
     CONTINUOUS = "continuous"
     STATIC = "static"

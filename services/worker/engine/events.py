@@ -163,6 +163,10 @@ class EngineReady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineDied:
-    """The engine's last words when it could still speak: why it cannot go on."""
+    """The engine's last words when it could still speak: why it cannot go on.
+
+    `is_hopeless`: a setting or a file is at fault, another start would end the same way.
+    """
 
     message: str
+    is_hopeless: bool = False

@@ -16,6 +16,7 @@ from services.worker.engine.attention.reference_attention import ReferenceAttent
 from services.worker.engine.attention.sdpa_attention import SdpaAttention
 from services.worker.engine.attention.triton_attention import TritonAttention
 from services.worker.engine.checkpoints.model_config import DecoderConfig
+from services.worker.engine.config import EngineRefused
 from services.worker.engine.native.library import KERNEL_DTYPES, MAX_GROUP, MAX_HEAD_SIZE, load_kernels
 from services.worker.engine.triton_kernels.availability import why_no_triton
 
@@ -26,7 +27,7 @@ _AUTO = {
 """Fastest first. Where nothing else is said (other devices) torch's operators do it."""
 
 
-class CannotRun(ValueError):
+class CannotRun(EngineRefused):
     """A backend cannot do this model here; the message says why."""
 
 

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from services.worker.engine.config import EngineRefused
 
-class CheckpointError(ValueError):
+
+class CheckpointError(EngineRefused):
     """A file of a checkpoint is missing, damaged or asks for something we do not do.
 
     `file` is where, `subject` the tensor or configuration field; both are in the message.

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 
+from services.worker.engine.config import EngineRefused
+
 SIXTEEN_BIT = "16bit"
 
 _PART = re.compile(r"(?P<name>16bit|int8|fp8|int4)(\*(?P<count>[1-9]\d*))?")
@@ -24,7 +26,7 @@ class CellFormat(IntEnum):
 _FORMATS = {SIXTEEN_BIT: None, "int8": CellFormat.INT8, "fp8": CellFormat.FP8, "int4": CellFormat.INT4}
 
 
-class UnknownCachePrecision(ValueError):
+class UnknownCachePrecision(EngineRefused):
     def __init__(self, text: str) -> None:
         super().__init__(
             f"unknown KV cache precision {text!r}: 16bit, int8, fp8, int4, or FORMAT*LAYERS parts with commas between, "
@@ -32,7 +34,7 @@ class UnknownCachePrecision(ValueError):
         )
 
 
-class CascadeDoesNotFit(ValueError):
+class CascadeDoesNotFit(EngineRefused):
     def __init__(self, text: str, num_layers: int) -> None:
         super().__init__(f"KV cache precision {text!r} does not name every one of {num_layers} layers exactly once")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from services.worker.engine.config import ROUNDING_NAME
+from services.worker.engine.config import ROUNDING_NAME, EngineRefused
 from services.worker.engine.quantization.quantization_error import QuantizationError
 from services.worker.engine.quantization.scheme import (
     Granularity,
@@ -25,7 +25,7 @@ _FLOATS = {"fp8": NumberFormat.FLOAT8_E4M3, "fp8e5m2": NumberFormat.FLOAT8_E5M2}
 _ACTIVATION_BITS = 8
 
 
-class UnknownQuantization(QuantizationError):
+class UnknownQuantization(QuantizationError, EngineRefused):
     def __init__(self, text: str) -> None:
         super().__init__(
             f"unknown quantization {text!r}: none, keep, or rtn-FORMAT[-gSIZE][-asym][-a8|-a16] with int2, int4, "

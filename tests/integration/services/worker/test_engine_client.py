@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
+from services.worker.engine.config import EngineConfig
 from services.worker.engine.events import ChoiceStart, EngineReady, StepResult, Submit
-from services.worker.engine_client import EngineClient, RestartPolicy, WatchdogLimits
+from services.worker.engine_client import EngineClient, EngineHopeless, RestartPolicy, WatchdogLimits
 from services.worker.engine_process import EngineProcessConfig
 from services.worker.null_engine import NullEngineConfig
 from shared.contracts.errors import EngineFailed
@@ -183,6 +185,17 @@ async def test_an_engine_that_cannot_load_says_why() -> None:
     with pytest.raises(EngineFailed, match="neither a real nor a null engine"):
         await asyncio.wait_for(client.run(recorder), 60)
     assert "neither a real nor a null engine" in recorder.lost[0]
+    await client.close()
+
+
+async def test_an_engine_that_refuses_its_checkpoint_is_not_started_again(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["NoSuchModel"]}')
+    recorder = Recorder()
+    client = EngineClient(EngineProcessConfig(real=EngineConfig(model=tmp_path)))
+    with pytest.raises(EngineHopeless, match=r"config\.json: architectures: NoSuchModel is not supported"):
+        await asyncio.wait_for(client.run(recorder), 60)
+    assert client.num_restarts == 0
+    assert recorder.lost == []
     await client.close()
 
 

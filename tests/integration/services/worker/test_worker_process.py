@@ -13,6 +13,7 @@ import pytest
 
 from services.worker.application import build_worker
 from shared.ledger.ledger import Ledger
+from tests.builders import tiny_checkpoint
 from tests.integration.services.worker.test_worker import (
     DEADLINE_SECONDS,
     Installation,
@@ -85,6 +86,34 @@ async def test_a_misspelt_setting_stops_the_start_with_the_right_name(installati
         _, errors = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
     assert process.returncode == 2
     assert b"PENSTOCK_WORKER_DRAIN_SECONDS" in errors
+
+
+BROKEN_CHECKPOINTS = {
+    "unknown architecture": ("config.json", b'{"architectures": ["NoSuchModel"]}', "NoSuchModel is not supported"),
+    "config that is no JSON": ("config.json", b"{", "config.json"),
+    "truncated weights": ("model.safetensors", b"\x40\x00\x00", "model.safetensors"),
+    "pickled weights only": ("pytorch_model.bin", b"\x80\x04.", "pytorch_model.bin"),
+    "broken tokenizer": ("tokenizer.json", b'{"model": 7}', "tokenizer.json"),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN_CHECKPOINTS)
+async def test_a_broken_checkpoint_ends_the_worker_with_one_line_that_names_the_file(
+    damage: str,
+    installation: Installation,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    name, content, complaint = BROKEN_CHECKPOINTS[damage]
+    tiny_checkpoint(tmp_path)
+    if name == "pytorch_model.bin":
+        (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).write_bytes(content)
+    async with worker_process(installation, ENGINE="real", MODEL=str(tmp_path)) as process:
+        _, errors = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    text = errors.decode()
+    assert process.returncode == 2, text
+    assert "Traceback" not in text
+    assert complaint in text.splitlines()[-1]
 
 
 async def test_sigterm_drains_and_ends_with_zero(installation: Installation) -> None:  # noqa: F811
