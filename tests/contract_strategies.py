@@ -141,18 +141,21 @@ def requests(draw: st.DrawFn) -> InferenceRequest:
     stream = draw(st.booleans())
     if not has_own_seed:
         chosen = SamplingParameters(**{**_fields(chosen), "seed": 0})
+    prompts = () if is_chat else tuple(draw(st.lists(prompt, min_size=1, max_size=4)))
+    most = 0 if is_chat else chosen.n if stream else limits.MAX_CHOICES // len(prompts)
+    best_of = draw(st.none() | st.integers(chosen.n, most)) if most >= chosen.n else None
     return InferenceRequest(
         kind=kind,
         model=draw(st.none() | names),
         messages=tuple(draw(st.lists(message, min_size=1, max_size=4))) if is_chat else (),
-        prompts=() if is_chat else tuple(draw(st.lists(prompt, min_size=1, max_size=4))),
+        prompts=prompts,
         sampling=chosen,
         has_own_seed=has_own_seed,
         stream=stream,
         include_usage=stream and draw(st.booleans()),
         return_token_ids=draw(st.booleans()),
         echo=not is_chat and draw(st.booleans()),
-        best_of=draw(st.none() | st.integers(0, 300)),
+        best_of=best_of,
         **(draw(tool_fields()) if is_chat else {"grammar": draw(st.none() | grammars)}),
     )
 

@@ -39,13 +39,16 @@ INLINE float from_fp8(uint8_t x) {
     return y * 0x1p120f;
 }
 
-/* To nearest, ties to even; |x| is at most 448, the largest there is. */
+/* To nearest, ties to even; |x| is at most 448, the largest there is. Below 2^-6 the steps are 2^-9 wide; the power of
+ * two would make these subnormal and round them a first time. */
 INLINE uint8_t to_fp8(float x) {
+    uint32_t fine = (uint32_t)rintf(fabsf(x) * 512.0f);
     float scaled = x * 0x1p-120f;
     uint32_t bits;
     memcpy(&bits, &scaled, sizeof bits);
     uint32_t sign = bits >> 24 & 0x80, magnitude = bits & 0x7FFFFFFFu;
-    return (uint8_t)(sign | ((magnitude + 0x7FFFFu + (magnitude >> 20 & 1u)) >> 20));
+    uint32_t coarse = (magnitude + 0x7FFFFu + (magnitude >> 20 & 1u)) >> 20;
+    return (uint8_t)(sign | (fabsf(x) < 0x1p-6f ? fine : coarse));
 }
 
 /* One cell -> head_size floats. */

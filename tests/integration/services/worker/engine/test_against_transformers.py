@@ -20,7 +20,10 @@ TIE = 1e-3
 def test_greedy_tokens_and_log_probabilities_equal_those_of_transformers(case: str, random_model: SaveModel) -> None:
     directory, model = random_model(case)
     engine = Engine.load(EngineConfig(model=directory, num_kv_blocks=128))
-    prompts = {f"{length} tokens": random_prompt(length, seed=length) for length in PROMPT_LENGTHS}
+    # A model with longrope is served up to its original length only.
+    lengths = [length for length in PROMPT_LENGTHS if length < engine.ready.max_model_tokens]
+    assert len(lengths) >= 6
+    prompts = {f"{length} tokens": random_prompt(length, seed=length) for length in lengths}
     told = drive(engine, *(make_submit(name, prompt, logprobs=3) for name, prompt in prompts.items()))
     for name, prompt in prompts.items():
         tokens = told.tokens[name, 0]
