@@ -36,6 +36,7 @@ HTTP_STATUS: dict[str, int] = {
     "deadline_exceeded": 504,
     "request_cancelled": 499,
     "poison_message": 400,
+    "unsupported_schema_version": 500,
     "outcome_too_large": 400,
     "internal_error": 500,
 }

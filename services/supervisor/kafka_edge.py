@@ -88,4 +88,4 @@ def kafka_edge(settings: KafkaSettings, *, client_id: str) -> OpenEdge:
 
 async def _backlog(backlog: GroupBacklog, names: TopicNames, pool: str) -> int:
     topics = [names.requests(pool, lane) for lane in Lane]
-    return await backlog.records(names.worker_group(pool), [*topics, names.resume(pool)])
+    return await backlog.records(names.worker_group(pool), [*topics, names.resume(pool), *names.retries(pool)])

@@ -10,7 +10,6 @@ held by a worker that cannot work on them. The way down is `drain`.
 import asyncio
 import contextlib
 import os
-import random
 import socket
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -21,6 +20,7 @@ import structlog
 from services.worker.connections import Connections
 from services.worker.engine_client import EngineHopeless
 from services.worker.engine_setup import engine_client, load_tokenizer, served_model_name
+from services.worker.handing_on import HandingOn
 from services.worker.health import HealthServer, Readiness
 from services.worker.heartbeat import HeartbeatWriter, WorkerIdentity, WorkerLoad
 from services.worker.kafka_archive import KafkaArchive
@@ -30,7 +30,6 @@ from services.worker.request_path import PathPorts, PathSettings, RequestPath
 from services.worker.request_tasks import TaskSet
 from services.worker.service_levels import ServiceLevels
 from services.worker.settings import WorkerSettings
-from services.worker.work import Work
 from shared.contracts.errors import EngineFailed, PlatformError
 from shared.contracts.fleet import FleetCommand, FleetCommandKind, WorkerState
 from shared.contracts.identifiers import WorkerId, new_incarnation
@@ -38,7 +37,6 @@ from shared.contracts.requests import Cancellation, Lane
 from shared.ledger.ledger_clock import LedgerClock
 from shared.messaging.admin import cluster_id
 from shared.messaging.dead_letter import DeadLetterLimit
-from shared.openai.envelope import copy_headers
 from shared.resilience.clock import Clock, SystemClock
 from shared.resilience.lifecycle import run_periodically, run_persistently
 from shared.settings.kafka import KafkaSettings
@@ -82,6 +80,14 @@ class Worker:
             settings, kafka, redis, name=self.worker_id, incarnation=self.incarnation, clock=self._clock
         )
         self._source = self._connections.source
+        self._handing_on = HandingOn(
+            self._connections.ledger,
+            self._connections.results,
+            names=self._connections.names,
+            pool=settings.pool,
+            request_partitions=kafka.request_partitions,
+            assignment=lambda: self._source.assignment,
+        )
         self._observations = Observations(
             pool=settings.pool,
             group=self._connections.group,
@@ -162,7 +168,8 @@ class Worker:
             spawner=requests,
             clock=self._clock,
             tokenizer=self._tokenizer,
-            pass_on=self._pass_on,
+            pass_on=self._handing_on.pass_on,
+            retry_later=self._handing_on.retry_later,
         )
         values = PathSettings(
             pool=settings.pool,
@@ -231,7 +238,7 @@ class Worker:
         await self._running_end(path, patience)
         # 3. What did not finish goes on elsewhere, from its last token.
         unfinished = [*path.emitter.abandon(only_unfinished=False), *path.intake.abandon()]
-        await asyncio.gather(*map(self._hand_over, unfinished))
+        await asyncio.gather(*map(self._handing_on.hand_over, unfinished))
         # 4. Outcomes on their way out get there; what does not is repeated by the record's next holder.
         await self._running_end(path, _CONCLUDE_SECONDS)
         # 5. The offsets of all that is done. Leaving the group, the last heartbeat and the lease follow.
@@ -242,47 +249,6 @@ class Worker:
             await asyncio.wait_for(path.emitter.idle(), seconds)
         except TimeoutError:
             _log.info("still_running", requests=path.emitter.num_running, waited_seconds=seconds)
-
-    async def _hand_over(self, work: Work) -> None:
-        """Release the claim and put a copy on the resume topic; only then is the record done here."""
-        try:
-            if work.token is not None:
-                await self._connections.ledger.release(work.request_id, work.token)
-            # Into a partition of another worker where there is one: it need not wait until we have left the group.
-            others = self._resume_partitions_of_others()
-            await self._copy_to_resume(work, partition=random.choice(others) if others else None)
-        except PlatformError as error:
-            # Nobody is worse off: the lease ends, the offset is not committed, the record is delivered again.
-            _log.warning("hand_over_failed", request_id=work.request_id, error=error.message)
-
-    async def _pass_on(self, work: Work) -> bool:
-        """To a partition of the resume topic that is not ours; False when all are, or Kafka does not take it."""
-        others = self._resume_partitions_of_others()
-        if not others:
-            return False
-        try:
-            await self._copy_to_resume(work, partition=random.choice(others))
-        except PlatformError as error:
-            _log.warning("not_passed_on", request_id=work.request_id, error=error.message)
-            return False
-        return True
-
-    def _resume_partitions_of_others(self) -> list[int]:
-        topic = self._connections.names.resume(self.settings.pool)
-        ours = {partition for name, partition in self._source.assignment if name == topic}
-        return sorted(set(range(self._kafka.request_partitions)) - ours)
-
-    async def _copy_to_resume(self, work: Work, *, partition: int | None = None) -> None:
-        """Raises `BrokerUnavailable`. The record is done here once its copy is acknowledged."""
-        record, envelope = work.delivery.record, work.envelope
-        await self._connections.results.send(
-            self._connections.names.resume(self.settings.pool),
-            key=work.request_id.encode(),
-            value=record.value,
-            headers=copy_headers(envelope, record.headers, attempt=envelope.attempt + 1),
-            partition=partition,
-        )
-        work.delivery.done()
 
     async def _say_goodbye(self) -> None:
         self.state = WorkerState.STOPPED if self.fatal is None else WorkerState.ENGINE_DOWN

@@ -17,6 +17,7 @@ from shared.messaging.producer import RecordProducer
 from shared.messaging.records import SourceRecord
 from shared.messaging.reply_producer import ReplyProducer
 from shared.messaging.source import RequestSource
+from shared.openai.envelope import retry_instant_ms
 from shared.resilience.clock import Clock
 from shared.settings.kafka import KafkaSettings
 from shared.settings.redis import RedisSettings
@@ -40,6 +41,7 @@ class Connections:
     ) -> None:
         self._clock = clock
         self.names = kafka.topic_names
+        self._retry_topics = frozenset(self.names.retries(settings.pool))
         self.group = self.names.worker_group(settings.pool)
         self.ledger = Ledger(redis, breaker=redis_breaker(redis, clock=clock))
         self.lease_ledger = Ledger(redis)
@@ -54,19 +56,27 @@ class Connections:
     def _build_source(self, settings: WorkerSettings, kafka: KafkaSettings, incarnation: Incarnation) -> RequestSource:
         pool = settings.pool
         high = settings.intake_high_mark or 2 * settings.max_running_requests
+        retries = self.names.retries(pool)
         return RequestSource(
             kafka,
             group=self.group,
             topics=(
                 self.names.resume(pool),
+                *retries,
                 self.names.requests(pool, Lane.INTERACTIVE),
                 self.names.requests(pool, Lane.BULK),
             ),
             client_id=incarnation,  # so that a supervisor knows which member of the group died
             high_mark=high,
             # Bulk never fills the room that interactive requests need.
-            high_marks=(high, high, max(1, high * 3 // 4)),
+            high_marks=(high, *(high for _ in retries), high, max(1, high * 3 // 4)),
+            hold_back=self._seconds_until_due,
         )
+
+    def _seconds_until_due(self, record: SourceRecord) -> float:
+        """Of a copy on a delay topic, by Redis' clock; every other record is due."""
+        instant_ms = retry_instant_ms(record.headers) if record.topic in self._retry_topics else None
+        return 0.0 if instant_ms is None else (instant_ms - self._clock.now_ms()) / 1_000
 
     async def __aenter__(self) -> Self:
         """Listeners have to be registered at the broker before."""

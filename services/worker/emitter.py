@@ -16,6 +16,7 @@ import structlog
 
 from services.worker.conclusion import RETRY_SECONDS
 from services.worker.engine.events import RequestRejected, StepResult, Submit
+from services.worker.retries import Retry, RetryPolicy, is_worth_another_try
 from services.worker.running_request import Ending, RunningRequest, cancelled, expired, failed
 from services.worker.work import Work
 from shared.contracts.errors import (
@@ -23,7 +24,6 @@ from shared.contracts.errors import (
     InvariantViolated,
     LedgerUnavailable,
     PlatformError,
-    Retry,
     TransientError,
     error_classes,
 )
@@ -65,9 +65,12 @@ class Concluding(Protocol):
 
 
 class Returning(Protocol):
-    """Takes back work that this worker does not run any more, to claim it again. Returns at once."""
+    """Takes back work that this worker does not run any more. Both return at once."""
 
     def claim_again(self, work: Work, *, should_release: bool) -> None: ...
+    def try_later(self, work: Work, retry: Retry) -> None:
+        """Let go of the claim; try again, here or elsewhere, when the retry is due."""
+        ...
 
 
 class Spawner(Protocol):
@@ -95,7 +98,7 @@ class Emitter:
         listener: RunListener,
         clock: Clock,
         flush_interval_seconds: float,
-        max_attempts: int,
+        retries: RetryPolicy,
     ) -> None:
         self._ledger = ledger
         self._engine = engine
@@ -105,11 +108,11 @@ class Emitter:
         self._listener = listener
         self._clock = clock
         self._flush_interval_seconds = flush_interval_seconds
-        self._max_attempts = max_attempts
+        self._retries = retries
         self._running: dict[str, RunningRequest] = {}
         self._dirty: dict[str, RunningRequest] = {}
         self._weights: dict[str, int] = {}
-        self._reclaiming: set[str] = set()
+        self._reclaiming: set[RunningRequest] = set()
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._has_ticked = False
@@ -139,6 +142,8 @@ class Emitter:
     def start(self, run: RunningRequest) -> None:
         """Run it, or conclude it when the log already has its end. Raises `EngineFailed`, then nothing was taken."""
         request_id = run.work.request_id
+        if (fenced := self._running.get(request_id)) is not None:
+            self._give_way(fenced)
         submission = None if run.is_over else run.submission()
         if submission is not None:
             self._engine.submit(submission)
@@ -148,6 +153,14 @@ class Emitter:
         self.num_open_tokens += self._weights[request_id]
         if submission is None:
             self._mark(run, is_urgent=True)
+
+    def _give_way(self, fenced: RunningRequest) -> None:
+        """Taken over and claimed again by us, by way of a copy, before its next append could tell: what the engine
+        still says of it must not count as the new run's. Its own record waits for the request's end."""
+        self._engine.cancel(fenced.work.request_id)
+        self._forget(fenced)
+        if not fenced.is_concluding:
+            self._claim_again(fenced.work, should_release=False)
 
     def step_finished(self, result: StepResult) -> None:
         """Everything one step produced."""
@@ -175,16 +188,24 @@ class Emitter:
         run = self._running.get(rejected.request_id)
         if run is None:
             return
-        error = _error_of(rejected)
-        if isinstance(error, TransientError):
-            run.work.failures += 1
-        is_final = error.retry is Retry.NEVER or run.work.failures >= self._max_attempts
-        if is_final:
-            self._end(run, failed(error))
-        else:
-            _log.info("engine_refused", request_id=rejected.request_id, code=error.code)
+        error, work = _error_of(rejected), run.work
+        _log.info("engine_refused", request_id=rejected.request_id, code=error.code)
+        if isinstance(error, CapacityError):
             self._forget(run)
-            self._claim_again(run.work, should_release=True)
+            self._claim_again(work, should_release=True)
+        elif (retry := self._next_try(work, error)) is not None:
+            self._forget(run)
+            assert self._returning is not None
+            self._returning.try_later(work, retry)
+        else:
+            self._end(run, failed(error))
+
+    def _next_try(self, work: Work, error: PlatformError) -> Retry | None:
+        if not is_worth_another_try(error):
+            return None
+        work.failures += 1
+        deadline_ms = work.envelope.deadline_ms
+        return self._retries.plan(failures=work.failures, deadline_ms=deadline_ms, now_ms=self._clock.now_ms())
 
     def cancel(self, request_id: RequestId, reason: str = "") -> None:
         """Somebody no longer wants it. Unknown ids are no error: the message may be late."""
@@ -255,8 +276,8 @@ class Emitter:
         self._has_ticked = False
         due = [
             run
-            for request_id, run in self._dirty.items()
-            if (run.is_over or now - run.last_flush_at >= patience) and request_id not in self._reclaiming
+            for run in self._dirty.values()
+            if (run.is_over or now - run.last_flush_at >= patience) and run not in self._reclaiming
         ]
         for start in range(0, len(due), _MAX_REQUESTS_PER_BATCH):
             await self._flush_part(due[start : start + _MAX_REQUESTS_PER_BATCH], now)
@@ -328,7 +349,10 @@ class Emitter:
             self._forget(run)
             return
         run.is_concluding = False
-        self._reclaim_soon(run)
+        if self._running.get(run.work.request_id) is run:
+            self._reclaim_soon(run)
+        else:
+            self._claim_again(run.work, should_release=False)
 
     def put_back(self) -> None:
         """Redis lost its data: tell it again what runs here, from the first token on."""
@@ -337,8 +361,8 @@ class Emitter:
                 self._reclaim_soon(run)
 
     def _reclaim_soon(self, run: RunningRequest) -> None:
-        if run.work.request_id not in self._reclaiming:
-            self._reclaiming.add(run.work.request_id)
+        if run not in self._reclaiming:
+            self._reclaiming.add(run)
             self._spawner.create_task(self._reclaim(run))
 
     async def _reclaim(self, run: RunningRequest) -> None:
@@ -347,7 +371,7 @@ class Emitter:
         try:
             is_ours = await self._ask_to_reclaim(run)
         finally:
-            self._reclaiming.discard(request_id)
+            self._reclaiming.discard(run)
         if self._running.get(request_id) is not run:
             return
         if is_ours:

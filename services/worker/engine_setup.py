@@ -45,6 +45,7 @@ def engine_process_config(settings: WorkerSettings, tokenizer: Tokenizer | Token
             max_running_sequences=settings.max_running_requests,
             step_ms=settings.null_step_ms,
             prefill_ms_per_token=settings.null_prefill_ms_per_token,
+            fail_every=settings.null_fail_every,
             prefix_cache_blocks=settings.null_prefix_cache_blocks,
         )
     )

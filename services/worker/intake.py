@@ -14,6 +14,7 @@ import structlog
 from services.worker.conclusion import Conclusions
 from services.worker.logged_outcome import outcome_from_log, verdict_ending
 from services.worker.prompt_reading import PromptReader
+from services.worker.retries import Retry
 from services.worker.running_request import (
     Ending,
     RunningRequest,
@@ -29,6 +30,7 @@ from shared.contracts.errors import (
     LedgerUnavailable,
     PlatformError,
     PoisonMessage,
+    UnsupportedVersion,
 )
 from shared.contracts.events import Chunk
 from shared.contracts.identifiers import (
@@ -75,6 +77,9 @@ class Starting(Protocol):
 PassOn = Callable[[Work], Awaitable[bool]]
 """Puts a copy where another worker polls, acknowledged, and is done with the record. False: nowhere to, or not now."""
 
+RetryLater = Callable[[Work, Retry], Awaitable[bool]]
+"""Puts a copy on a delay topic, acknowledged, and is done with the record. False: it has to wait here."""
+
 
 class Spawner(Protocol):
     def create_task(self, coroutine: Coroutine[Any, Any, None], /) -> Any: ...
@@ -103,6 +108,7 @@ class Intake:
         engine_is_ready: asyncio.Event,
         engine_fingerprint: Callable[[], str],
         pass_on: PassOn,
+        retry_later: RetryLater,
         spawner: Spawner,
         listener: IntakeListener,
         clock: Clock,
@@ -121,6 +127,7 @@ class Intake:
         self._engine_is_ready = engine_is_ready
         self._engine_fingerprint = engine_fingerprint
         self._pass_on = pass_on
+        self._retry_later = retry_later
         self._spawner = spawner
         self._listener = listener
         self._clock = clock
@@ -148,6 +155,10 @@ class Intake:
         """This worker stopped running it: fenced, refused by the engine, or the engine is gone."""
         self._spawner.create_task(self._pursue_again(work, should_release=should_release))
 
+    def try_later(self, work: Work, retry: Retry) -> None:
+        """It failed by an error of ours: by way of a delay topic, so that nobody waits for it."""
+        self._spawner.create_task(self._retry(work, retry))
+
     def stop(self) -> None:
         """Claim nothing more. What is not running stays uncommitted and goes to the partitions' next holder."""
         self._is_stopped = True
@@ -174,6 +185,14 @@ class Intake:
             await self._release(work)
         if self._engine_is_ready.is_set():
             await self._clock.sleep(CLAIM_AGAIN_SECONDS)
+        await self._guarded(work)
+
+    async def _retry(self, work: Work, retry: Retry) -> None:
+        await self._release(work)
+        if await self._retry_later(work, retry):
+            return
+        # Nobody else has it: a key's order is kept, or Kafka is away.
+        await self._until(work, self._clock.sleep(max(0, retry.not_before_ms - self._clock.now_ms()) / 1_000))
         await self._guarded(work)
 
     async def _release(self, work: Work) -> None:
@@ -322,7 +341,10 @@ class Intake:
 
     async def _start(self, work: Work, claim: Run) -> bool:
         if work.refusal is not None:
-            return await self._conclude(work, failed(work.refusal), claim.chunks)
+            # What a newer release wrote is kept for one, byte for byte.
+            is_kept = isinstance(work.refusal, UnsupportedVersion)
+            dead_letter = work.refusal if is_kept else None
+            return await self._conclude(work, failed(work.refusal), claim.chunks, dead_letter=dead_letter)
         try:
             max_tokens = await self._prompts.read(work)
             run = RunningRequest(

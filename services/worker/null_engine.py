@@ -21,12 +21,13 @@ from services.worker.engine.events import (
     TokensSampled,
 )
 from services.worker.null_prefix_cache import BLOCK_TOKENS, NullPrefixCache
-from shared.contracts.errors import InvalidRequest
+from shared.contracts.errors import EngineFailed, InvalidRequest
 
 _MASK = (1 << 64) - 1
 _MULTIPLIER = 6364136223846793005
 _MIX = 0x9E3779B97F4A7C15
 _BLOCK_TOKENS = BLOCK_TOKENS
+_STEPS_TO_FAILURE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,8 @@ class NullEngineConfig:
     """Of a prompt token that is not cached; it stops the whole batch for so long."""
     prefix_cache_blocks: int = 0
     """Blocks of prompts that are remembered, least recently used first out; 0: none."""
+    fail_every: int = 0
+    """So many-th submission fails by an error of ours after some steps; 0: none does."""
 
 
 def absorb(state: int, token_id: int) -> int:
@@ -118,6 +121,8 @@ class NullEngine:
         self._waiting: deque[_NullRequest] = deque()
         self._running: dict[str, _NullRequest] = {}
         self._rejected: list[RequestRejected] = []
+        self._num_submitted = 0
+        self._steps_to_failure: dict[str, int] = {}
         self._num_sequences = 0
         self._step = 0
         self._has_news = False
@@ -151,10 +156,15 @@ class NullEngine:
         if submit.grammar is not None:
             self._rejected.append(_no_grammar(submit, submit.grammar.field))
             return
+        self._num_submitted += 1
+        if self._config.fail_every and self._num_submitted % self._config.fail_every == 0:
+            self._steps_to_failure[submit.request_id] = _STEPS_TO_FAILURE
         self._waiting.append(_NullRequest(submit, self._config.max_model_tokens))
 
     def cancel(self, cancel: Cancel) -> None:
         self._has_news = True
+        if cancel.choice is None:
+            self._steps_to_failure.pop(cancel.request_id, None)
         request = self._running.get(cancel.request_id)
         if request is None:
             self._cancel_waiting(cancel)
@@ -188,11 +198,24 @@ class NullEngine:
         tokens: list[TokensSampled] = []
         timings: list[RequestTimings] = []
         for request in list(self._running.values()):
-            self._advance(request, tokens, timings)
+            if not self._fails_now(request.request_id):
+                self._advance(request, tokens, timings)
         self._step += 1
         statistics = self._statistics(started, num_prefill_tokens, len(tokens))
         rejected, self._rejected = self._rejected, []
         return StepResult(tokens=tokens, timings=timings, rejected=rejected, statistics=statistics)
+
+    def _fails_now(self, request_id: str) -> bool:
+        left = self._steps_to_failure.pop(request_id, None)
+        if left is None:
+            return False
+        if left:
+            self._steps_to_failure[request_id] = left - 1
+            return False
+        self.cancel(Cancel(request_id=request_id))
+        message = "the null engine fails so many-th requests, as it was told to"
+        self._rejected.append(RequestRejected(request_id=request_id, code=EngineFailed.code, message=message))
+        return True
 
     def _admit(self) -> int:
         admitted = 0

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from services.worker.work import RecordDelivery, Work
-from shared.contracts.errors import RequestError
+from shared.contracts.errors import RequestError, UnsupportedVersion
 from shared.contracts.topics import TopicNames
 from shared.openai.decoding import decode_value
 from shared.openai.envelope import read_envelope
@@ -31,10 +31,16 @@ class RecordReader:
     def __call__(self, delivery: RecordDelivery) -> Work:
         record = delivery.record
         envelope = read_envelope(record, names=self._names, pool=self._pool, cluster=self._cluster)
-        work = Work(delivery=delivery, envelope=envelope, model=self._model, received_ns=self._now_ns())
+        work = Work(
+            delivery=delivery,
+            envelope=envelope,
+            model=self._model,
+            received_ns=self._now_ns(),
+            failures=envelope.retries,
+        )
         try:
             work.request = decode_value(envelope, record.value)
-        except RequestError as refusal:
+        except (RequestError, UnsupportedVersion) as refusal:
             work.refusal = refusal
         else:
             work.model = work.request.model or self._model

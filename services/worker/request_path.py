@@ -14,10 +14,12 @@ import structlog
 from services.worker.conclusion import Conclusions, DeadLetters, Producer, SealingLedger
 from services.worker.emitter import AppendingLedger, Emitter, RunningEngine, Spawner
 from services.worker.engine.events import EngineReady, StepResult
-from services.worker.intake import ClaimingLedger, Intake, PassOn
+from services.worker.intake import ClaimingLedger, Intake, PassOn, RetryLater
+from services.worker.key_order import KeyOrder
 from services.worker.observations import Observations
 from services.worker.prompt_reading import EngineLimits, PromptReader
 from services.worker.record_reading import RecordReader
+from services.worker.retries import RetryPolicy
 from services.worker.running_request import TextTokenizer
 from services.worker.saturation import Saturation, TokenMarks
 from services.worker.tokens_only import TokensOnly, show_token
@@ -59,6 +61,7 @@ class PathPorts:
     clock: Clock
     tokenizer: Tokenizer | TokensOnly
     pass_on: PassOn
+    retry_later: RetryLater
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +122,7 @@ class RequestPath:
             listener=observations,
             clock=ports.clock,
             flush_interval_seconds=settings.flush_interval_seconds,
-            max_attempts=settings.max_attempts,
+            retries=RetryPolicy(max_attempts=settings.max_attempts),
         )
         self.intake = Intake(
             read=RecordReader(names=settings.names, pool=settings.pool, cluster=settings.cluster, model=settings.model),
@@ -131,6 +134,7 @@ class RequestPath:
             engine_is_ready=self.engine_is_ready,
             engine_fingerprint=self._engine_fingerprint,
             pass_on=ports.pass_on,
+            retry_later=ports.retry_later,
             spawner=ports.spawner,
             listener=observations,
             clock=ports.clock,
@@ -140,6 +144,9 @@ class RequestPath:
             alarm=alarm,
         )
         self.emitter.return_to(self.intake)
+        self._order = KeyOrder(
+            self.intake.deliver, holds_copies=lambda topic: settings.names.holds_copies(settings.pool, topic)
+        )
 
     def _limits(self) -> EngineLimits:
         assert self._ready is not None, "nothing is claimed before the engine is ready"
@@ -155,7 +162,7 @@ class RequestPath:
 
     def deliver(self, delivery: RecordDelivery) -> None:
         """For the request source: returns at once."""
-        self.intake.deliver(delivery)
+        self._order.arrived(delivery)
         self.balance()
 
     async def put_back(self) -> None:

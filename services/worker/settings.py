@@ -73,6 +73,9 @@ class WorkerSettings(ScopedSettings):
     null_prefix_cache_blocks: int = Field(
         default=0, ge=0, description="Blocks of 16 prompt tokens that the null engine remembers."
     )
+    null_fail_every: int = Field(
+        default=0, ge=0, description="The null engine fails every so many-th request in the middle; 0: none."
+    )
     intake_high_mark: int | None = Field(
         default=None, ge=1, description="Records in hand at which intake pauses; unset: twice the batch."
     )

@@ -23,6 +23,9 @@ class RecordDelivery(Protocol):
     @property
     def record(self) -> SourceRecord: ...
     def done(self) -> None: ...
+    def wait_turn(self, is_waiting: bool) -> None:
+        """It waits for another record, not for this worker: it takes no room of those that are worked on."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -42,11 +45,13 @@ class Work:
     claimed: ClaimRequest | None = None
     """What was asked when it was last claimed: all that Redis needs to know of it again after losing its data."""
     failures: int = 0
-    """Attempts that ended in an error of ours which the ledger does not count (not a lost claim)."""
+    """Attempts, anywhere, that ended in an error of ours which the ledger does not count (not a lost claim)."""
     has_seen_seal: bool = False
     """The ledger said `sealed` once already."""
     has_seen_foreign: bool = False
     """The ledger said `foreign` once already."""
+    has_been_passed_on: bool = False
+    """Another worker has a copy; this record only keeps its place."""
     span: Span = INVALID_SPAN
     context: Context = field(default_factory=Context)
 

@@ -14,6 +14,7 @@
     ├── DeadlineExceeded       never retried
     ├── RequestCancelled       benign: no error log, no error metric
     ├── PoisonMessage          dead letter with the reason
+    ├── UnsupportedVersion     written by a newer release; kept for one, dead letter with its name
     ├── OutcomeTooLarge        the answer does not fit the results topic
     └── InvariantViolated      our bug: fail the request, dump state, stop the worker
 
@@ -151,6 +152,10 @@ class RequestCancelled(PlatformError):
 class PoisonMessage(PlatformError):
     code = "poison_message"
     blame = Blame.CALLER
+
+
+class UnsupportedVersion(PlatformError):
+    code = "unsupported_schema_version"
 
 
 class OutcomeTooLarge(PlatformError):

@@ -19,6 +19,8 @@ DEADLINE_MS = "penstock-deadline-ms"
 TENANT = "penstock-tenant"
 PRIORITY = "penstock-priority"
 REPLY_TO = "penstock-reply-to"
+ORDERED = "penstock-ordered"
+"""`true`: records of one key are worked on one after another, in the order of their offsets."""
 ENDPOINT = "penstock-endpoint"
 """`chat` or `completion`; without it a JSON body with `messages` is a chat request."""
 
@@ -26,6 +28,10 @@ ENDPOINT = "penstock-endpoint"
 REQUEST_ID = "penstock-request-id"
 LANE = "penstock-lane"
 ATTEMPT = "penstock-attempt"
+RETRIES = "penstock-retries"
+"""Attempts that ended in an error of ours that is worth another try."""
+NOT_BEFORE_MS = "penstock-not-before-ms"
+"""On the retry topics: the instant before which nobody tries again, by Redis' clock."""
 SOURCE_TOPIC = "penstock-source-topic"
 SOURCE_PARTITION = "penstock-source-partition"
 SOURCE_OFFSET = "penstock-source-offset"
@@ -38,11 +44,13 @@ DEAD_LETTER_CODE = "penstock-dead-letter-code"
 DEAD_LETTER_TIME = "penstock-dead-letter-time"
 
 SCHEMA_VERSION = "penstock-schema-version"
+"""`<major>.<minor>` of whoever wrote the record (`schema_version.py`)."""
 
 KNOWN = frozenset(
     {
         CONTENT_TYPE, CE_SPECVERSION, CE_ID, CE_TYPE, CE_SOURCE, CE_TIME, CE_SUBJECT, TRACEPARENT, TRACESTATE,
-        DEADLINE_MS, TENANT, PRIORITY, REPLY_TO, ENDPOINT, REQUEST_ID, LANE, ATTEMPT, SOURCE_TOPIC,
+        DEADLINE_MS, TENANT, PRIORITY, REPLY_TO, ORDERED, ENDPOINT, REQUEST_ID, LANE, ATTEMPT, RETRIES,
+        NOT_BEFORE_MS, SOURCE_TOPIC,
         SOURCE_PARTITION, SOURCE_OFFSET, SOURCE_TIMESTAMP_MS, SOURCE_KEY, DEAD_LETTER_REASON, DEAD_LETTER_CODE,
         DEAD_LETTER_TIME, SCHEMA_VERSION,
     }

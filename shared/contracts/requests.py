@@ -10,6 +10,7 @@ from enum import StrEnum
 from shared.contracts.grammar import Grammar
 from shared.contracts.identifiers import RequestId
 from shared.contracts.sampling import SamplingParameters
+from shared.contracts.schema_version import UNVERSIONED, SchemaVersion
 from shared.contracts.tools import Tool, ToolCall, ToolChoice
 
 
@@ -138,6 +139,11 @@ class RequestEnvelope:
     key: bytes | None = None
     event_id: str | None = None
     attempt: int = 1
+    retries: int = 0
+    """Attempts so far that ended in an error of ours; what lost its worker is not among them."""
+    is_ordered: bool = False
+    """Worked on after the record of the same key before it. A copy never is: its original keeps the place."""
+    version: SchemaVersion = UNVERSIONED
     trace_headers: tuple[tuple[str, str], ...] = ()
     foreign_headers: tuple[tuple[str, bytes | None], ...] = ()
     kind: RequestKind | None = None

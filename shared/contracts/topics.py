@@ -6,6 +6,9 @@ from shared.contracts.requests import Lane
 
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
+RETRY_DELAYS_SECONDS = (1, 4, 16)
+"""The delay topics: after the first failure at most the first of them, and so on; the last one for all that follow."""
+_MOST_RETRY_PARTITIONS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +34,16 @@ class TopicNames:
     def resume(self, pool: str) -> str:
         return f"{self.prefix}inference.requests.{pool}.resume"
 
+    def retry(self, pool: str, delay_seconds: int) -> str:
+        return f"{self.prefix}inference.requests.{pool}.retry.{delay_seconds}s"
+
+    def retries(self, pool: str) -> tuple[str, ...]:
+        """Every delay topic of the pool, the shortest delay first."""
+        return tuple(self.retry(pool, seconds) for seconds in RETRY_DELAYS_SECONDS)
+
     def holds_copies(self, pool: str, topic: str) -> bool:
         """Whether records of `topic` are copies written by the platform, whose copy headers are believed."""
-        return topic == self.resume(pool) or topic.startswith(f"{self.prefix}inference.requests.{pool}.retry.")
+        return topic == self.resume(pool) or topic in self.retries(pool)
 
     @property
     def results(self) -> str:
@@ -104,6 +114,15 @@ def topic_specifications(
                 partitions=request_partitions,
                 purpose="requests that lost their worker; polled first",
                 configs=day,
+            ),
+            *(
+                TopicSpecification(
+                    name=names.retry(pool, seconds),
+                    partitions=min(request_partitions, _MOST_RETRY_PARTITIONS),
+                    purpose=f"requests to be tried again, {seconds} s after their failure at the latest",
+                    configs=day,
+                )
+                for seconds in RETRY_DELAYS_SECONDS
             ),
         )
     ]

@@ -5,6 +5,7 @@ than the exchange itself; questions share one connection (`pipeline.py`). A ques
 open is asked once more at once: every verb may be repeated.
 """
 
+import re
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -15,6 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.contracts.errors import InvariantViolated, LedgerUnavailable
+from shared.contracts.schema_version import OURS
 from shared.ledger.pipeline import Pipeline, Word
 from shared.ledger.scripts import load_script
 from shared.resilience.circuit_breaker import CircuitBreaker
@@ -23,6 +25,7 @@ from shared.telemetry.round_trips import ledger_round_trip
 _CONNECT_TIMEOUT_SECONDS = 2.0
 _ANSWER_TIMEOUT_SECONDS = 3.0
 
+_NEWER = re.compile(r"NEWER_SCHEMA ([0-9.]+)")
 _BROKEN = (RedisConnectionError, OSError)
 _UNAVAILABLE = (*_BROKEN, RedisTimeoutError, OutOfMemoryError, ReadOnlyError)
 
@@ -34,6 +37,15 @@ def translate(error: Exception) -> LedgerUnavailable | InvariantViolated:
     if isinstance(error, _UNAVAILABLE):
         return LedgerUnavailable(f"Redis does not answer: {type(error).__name__}")
     return InvariantViolated(f"Redis refused a ledger command: {error}")
+
+
+def _newer(error: InvariantViolated) -> LedgerUnavailable | None:
+    """A request that a newer release keeps: not ours to touch, and no reason to think that Redis is ill."""
+    found = _NEWER.search(error.message)
+    if found is None:
+        return None
+    ours = f"{OURS.major}.x"
+    return LedgerUnavailable(f"Redis has this request in schema version {found[1]}, this release knows {ours}")
 
 
 class Connections:
@@ -65,9 +77,12 @@ class Connections:
         script = load_script(name)
         with ledger_round_trip(name):
             try:
-                return await self.ask("EVALSHA", script.sha1, 0, *arguments)
-            except NoScriptError:
-                return await self.ask("EVAL", script.source, 0, *arguments)
+                try:
+                    return await self.ask("EVALSHA", script.sha1, 0, *arguments)
+                except NoScriptError:
+                    return await self.ask("EVAL", script.source, 0, *arguments)
+            except InvariantViolated as error:
+                raise _newer(error) or error from error
 
     async def ask(self, *command: Word) -> Any:
         """One command, one answer. With an open breaker: `LedgerUnavailable` at once."""

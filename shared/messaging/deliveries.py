@@ -14,20 +14,30 @@ from shared.messaging.offset_tracker import Arrival, OffsetTracker
 from shared.messaging.records import SourceRecord
 
 _REMEMBERED_LIMIT = 100_000
+_MOST_WAITING = 2_000
+"""Records that wait for others of their key and take no room; more of them do."""
 
 
 class Delivery:
     """A record handed out once. Whoever got it calls `done()` when its work is over, in whatever order."""
 
-    __slots__ = ("_is_done", "_on_done", "epoch", "received_at", "record")
+    __slots__ = ("_is_done", "_on_done", "_on_wait", "epoch", "is_waiting", "received_at", "record")
 
     def __init__(
-        self, record: SourceRecord, *, epoch: int, received_at: float, on_done: "Callable[[Delivery], None]"
+        self,
+        record: SourceRecord,
+        *,
+        epoch: int,
+        received_at: float,
+        on_done: "Callable[[Delivery], None]",
+        on_wait: Callable[[bool], None],
     ) -> None:
         self.record = record
         self.epoch = epoch
         self.received_at = received_at
+        self.is_waiting = False
         self._on_done = on_done
+        self._on_wait = on_wait
         self._is_done = False
 
     @property
@@ -38,7 +48,14 @@ class Delivery:
         """The record's offset is finished. Idempotent; harmless after its partition went to somebody else."""
         if not self._is_done:
             self._is_done = True
+            self.wait_turn(False)
             self._on_done(self)
+
+    def wait_turn(self, is_waiting: bool) -> None:
+        """It waits for another record, not for whoever got it."""
+        if is_waiting != self.is_waiting:
+            self.is_waiting = is_waiting
+            self._on_wait(is_waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +74,7 @@ class DeliveryBook:
         self._trackers: dict[TopicPartition, OffsetTracker] = {}
         self._in_flight: dict[tuple[str, int, int], Delivery] = {}
         self._in_flight_by_topic: dict[str, int] = {}
+        self._num_waiting = 0
         self._finished_elsewhere: dict[tuple[str, int, int], int] = {}
         """Finished while their partition was not ours (or not yet read again) -> the record's timestamp."""
         self._committed: dict[TopicPartition, CommitOffset] = {}
@@ -109,7 +127,7 @@ class DeliveryBook:
             tracker.finished(record.offset)
             self._changed.add(partition)
             return None
-        delivery = Delivery(record, epoch=self.epoch, received_at=received_at, on_done=self._done)
+        delivery = Delivery(record, epoch=self.epoch, received_at=received_at, on_done=self._done, on_wait=self._waits)
         if held is None:
             self._in_flight_by_topic[record.topic] = self._in_flight_by_topic.get(record.topic, 0) + 1
         self._in_flight[key] = delivery
@@ -129,6 +147,9 @@ class DeliveryBook:
         elif tracker is None or not tracker.is_finished(record.offset):
             self._remember(key, record.timestamp_ms)
         self._on_done()
+
+    def _waits(self, is_waiting: bool) -> None:
+        self._num_waiting += 1 if is_waiting else -1
 
     def _remember(self, key: tuple[str, int, int], timestamp_ms: int) -> None:
         if len(self._finished_elsewhere) >= _REMEMBERED_LIMIT:
@@ -170,6 +191,11 @@ class DeliveryBook:
     @property
     def in_flight_count(self) -> int:
         return len(self._in_flight)
+
+    @property
+    def num_working(self) -> int:
+        """In flight, without those that only wait for another record; of these, only so many are left out."""
+        return len(self._in_flight) - min(self._num_waiting, _MOST_WAITING)
 
     def in_flight_of(self, topics: Iterable[str]) -> int:
         return sum(self._in_flight_by_topic.get(topic, 0) for topic in topics)

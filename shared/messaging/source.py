@@ -18,18 +18,18 @@ from typing import Any, Self
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import CommitFailedError, GroupCoordinatorNotAvailableError, IllegalStateError, KafkaError
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.errors import GroupCoordinatorNotAvailableError, IllegalStateError, KafkaError
+from aiokafka.structs import TopicPartition
 
 from shared.contracts.errors import BrokerUnavailable
 from shared.messaging.assignment import sticky_assignor
+from shared.messaging.commit_writer import CommitWriter
 from shared.messaging.connection import connection_arguments
 from shared.messaging.deliveries import Delivery, DeliveryBook
 from shared.messaging.intake_room import IntakeRoom
 from shared.messaging.offset_tracker import decode_finished
-from shared.messaging.records import source_record
+from shared.messaging.records import SourceRecord, source_record
 from shared.settings.kafka import KafkaSettings
-from shared.telemetry.round_trips import timed
 
 Deliver = Callable[[Delivery], Awaitable[None] | None]
 
@@ -37,7 +37,8 @@ _LOG = structlog.get_logger(__name__)
 _FETCH_MAX_WAIT_MS = 100
 """How long an empty fetch lingers at the broker; also how long a resumed partition may wait for its first fetch."""
 _METADATA_MAX_AGE_MS = 30_000
-_COMMIT_SECONDS = 3.0
+_MAX_REST_SECONDS = 30.0
+"""Then it is looked at again, whatever a record says of its time."""
 _STOP_SECONDS = 10.0
 _RETRY_SECONDS = 0.2
 _FULL_RATIO = 0.75
@@ -60,6 +61,7 @@ class RequestSource:
         high_mark: int,
         low_mark: int | None = None,
         high_marks: Sequence[int] | None = None,
+        hold_back: Callable[[SourceRecord], float] = lambda record: 0.0,
         group_instance_id: str | None = None,
         poll_timeout_ms: int = 100,
         commit_interval_ms: int = 200,
@@ -68,7 +70,8 @@ class RequestSource:
         """`topics` most urgent first. At `high_mark` records in flight nothing more is taken until `low_mark`.
 
         `high_marks`, one per topic, stop a less urgent topic earlier: bulk then never fills the room that
-        interactive requests need.
+        interactive requests need. `hold_back` says in how many seconds a record is due: until then it stays in Kafka,
+        and its partition with it is paused.
         """
         if high_marks is not None and len(high_marks) != len(topics):
             raise ValueError("high_marks needs one mark per topic")
@@ -91,11 +94,15 @@ class RequestSource:
         self._is_paused_by_caller = False
         self._is_intake_stopped = False
         self._full_partitions: set[TopicPartition] = set()
+        self._resting: dict[TopicPartition, float] = {}
+        """Partitions of which nothing is due, and until when (monotonic)."""
+        self._hold_back = hold_back
         self._room_appeared = asyncio.Event()
         self._is_closing = False
         self._last_poll_at = time.monotonic()
-        self._commit_lock = asyncio.Lock()
-        self._commit_under_way: asyncio.Future[None] | None = None
+        self._commits = CommitWriter(
+            self._book, group=group, consumer=self._consumer_or_fail, assigned=self._all_assigned
+        )
         self._consumer: AIOKafkaConsumer | None = None
         self._admin: AIOKafkaAdminClient | None = None
 
@@ -191,7 +198,7 @@ class RequestSource:
         consumer = self._consumer_or_fail()
         epoch, has_read = self._book.epoch, False
         for index, topic in enumerate(self._topics):
-            room = min(self._room.room(index, self._book.in_flight_count), self._max_records_per_poll)
+            room = min(self._room.room(index, self._book.num_working), self._max_records_per_poll)
             partitions = self._open_partitions(topic)
             if room <= 0 or not partitions or self._book.epoch != epoch:
                 continue
@@ -211,12 +218,30 @@ class RequestSource:
 
     def _open_partitions(self, topic: str) -> tuple[TopicPartition, ...]:
         assigned = self._assigned.get(topic, ())
+        if self._resting:
+            self._wake_rested()
+            assigned = tuple(partition for partition in assigned if partition not in self._resting)
         if not self._full_partitions:
             return assigned
         self._full_partitions = {
             partition for partition in self._full_partitions if self._book.fill_ratio(partition) >= _FULL_RATIO
         }
         return tuple(partition for partition in assigned if partition not in self._full_partitions)
+
+    def _rest(self, partition: TopicPartition, offset: int, seconds: float) -> None:
+        """Nothing from this offset on is read before its time."""
+        consumer = self._consumer_or_fail()
+        consumer.seek(partition, offset)
+        consumer.pause(partition)
+        self._resting[partition] = time.monotonic() + min(seconds, _MAX_REST_SECONDS)
+
+    def _wake_rested(self) -> None:
+        now = time.monotonic()
+        rested = [partition for partition, until in self._resting.items() if until <= now]
+        for partition in rested:
+            del self._resting[partition]
+        if rested:
+            self._consumer_or_fail().resume(*rested)
 
     async def _hand_out(self, batches: dict[TopicPartition, list[Any]], deliver: Deliver) -> None:
         """No rebalance can come between `getmany` and here: there is no await between them."""
@@ -229,21 +254,25 @@ class RequestSource:
         now = time.monotonic()
         deliveries = []
         for partition, records in batches.items():
-            for record in records:
-                delivery = self._book.arrived(source_record(record), partition, received_at=now)
+            for record in map(source_record, records):
+                if (seconds := self._hold_back(record)) > 0:
+                    self._rest(partition, record.offset, seconds)
+                    break
+                delivery = self._book.arrived(record, partition, received_at=now)
                 if delivery is not None:
                     deliveries.append(delivery)
             if self._book.fill_ratio(partition) >= _FULL_RATIO:
                 self._full_partitions.add(partition)
-        self._room.update(self._book.in_flight_count)
+        self._room.update(self._book.num_working)
         for delivery in deliveries:
             pending = deliver(delivery)
             if pending is not None:
                 await pending
+        self._room.update(self._book.num_working)  # some of them may only wait for others
 
     def _record_done(self) -> None:
         if self._room.is_any_closed:
-            self._room.update(self._book.in_flight_count)
+            self._room.update(self._book.num_working)
             if self._is_reading:
                 self._room_appeared.set()
 
@@ -252,11 +281,10 @@ class RequestSource:
     async def _partitions_revoked(self) -> None:
         """Called by aiokafka before it joins anew; it waits for us, so this is the last commit of the generation."""
         await self.commit_now()
-        if self._commit_under_way is not None:
-            # aiokafka retries it for ever, with the generation of the day: it could undo the next owner's commit.
-            self._commit_under_way.cancel()
+        self._commits.give_up()
         self._assigned = {}
         self._full_partitions.clear()
+        self._resting.clear()
         self._book.revoke()
         self._is_loaded = False
 
@@ -302,36 +330,7 @@ class RequestSource:
 
     async def commit_now(self) -> None:
         """Commit what changed. A failure is logged: the next commit carries the same and more."""
-        try:
-            async with asyncio.timeout(_COMMIT_SECONDS):  # `wait_for` may swallow a cancellation in Python 3.11
-                await self._commit()
-        except TimeoutError:
-            _LOG.warning("commit not answered", group=self._group)
-        except CommitFailedError:
-            _LOG.info("commit refused, the group rebalances", group=self._group)
-        except (KafkaError, IllegalStateError) as error:
-            _LOG.warning("commit failed", group=self._group, error=repr(error))
-
-    async def _commit(self) -> None:
-        async with self._commit_lock:
-            epoch = self._book.epoch
-            offsets = self._book.offsets_to_commit(frozenset(self._all_assigned()))
-            if not offsets:
-                return
-            payload = {
-                partition: OffsetAndMetadata(commit.offset, commit.metadata) for partition, commit in offsets.items()
-            }
-            answer = timed("commit", self._consumer_or_fail().commit(payload), KafkaError)
-            self._commit_under_way = asyncio.ensure_future(answer)
-            try:
-                await asyncio.wait({self._commit_under_way})
-            finally:
-                commit, self._commit_under_way = self._commit_under_way, None
-                commit.cancel()
-            if commit.cancelled():
-                return
-            commit.result()
-            self._book.committed(offsets, epoch=epoch)
+        await self._commits.commit_now()
 
     # ------------------------------------------------------------------ flow control and views
 

@@ -27,6 +27,7 @@ from shared.contracts.requests import (
     RequestKind,
     WireFormat,
 )
+from shared.contracts.schema_version import OURS, UNVERSIONED, SchemaVersion, parse_version
 from shared.contracts.topics import TopicNames
 
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -52,8 +53,9 @@ _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.ASCII)
 _COPY_HEADERS = frozenset(
     {
-        names_of.REQUEST_ID, names_of.LANE, names_of.ATTEMPT, names_of.SOURCE_TOPIC, names_of.SOURCE_PARTITION,
-        names_of.SOURCE_OFFSET, names_of.SOURCE_TIMESTAMP_MS, names_of.SOURCE_KEY,
+        names_of.REQUEST_ID, names_of.LANE, names_of.ATTEMPT, names_of.RETRIES, names_of.NOT_BEFORE_MS,
+        names_of.SOURCE_TOPIC, names_of.SOURCE_PARTITION, names_of.SOURCE_OFFSET,
+        names_of.SOURCE_TIMESTAMP_MS, names_of.SOURCE_KEY,
     }
 )  # fmt: skip
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -219,6 +221,39 @@ def _copied_attempt(known: _KnownHeaders) -> int:
     return max(1, int(text)) if _INTEGER.fullmatch(text) else 1
 
 
+def _copied_retries(known: _KnownHeaders) -> int:
+    text = known.lenient(names_of.RETRIES) or ""
+    return max(0, int(text)) if _INTEGER.fullmatch(text) else 0
+
+
+def _is_ordered(known: _KnownHeaders, key: bytes | None) -> bool:
+    text = known.strict(names_of.ORDERED)
+    if text not in {None, "true", "false"}:
+        known.report(names_of.ORDERED, f"Header {names_of.ORDERED} must be true or false.")
+    elif text == "true" and key is None:
+        known.report(names_of.ORDERED, f"Header {names_of.ORDERED} needs a record with a key: order is kept by key.")
+    return text == "true" and key is not None
+
+
+def _version(known: _KnownHeaders) -> SchemaVersion:
+    version = parse_version(known.strict(names_of.SCHEMA_VERSION))
+    if version is None:
+        known.report(names_of.SCHEMA_VERSION, f"Header {names_of.SCHEMA_VERSION} must be <major>.<minor>.")
+    return version or UNVERSIONED
+
+
+def retry_instant_ms(headers: Headers) -> int | None:
+    """When the copy on a retry topic may be tried again; None when it does not say."""
+    text = _KnownHeaders(headers).lenient(names_of.NOT_BEFORE_MS) or ""
+    return int(text) if _INTEGER.fullmatch(text) else None
+
+
+def ordered_key(record: RecordLike) -> bytes | None:
+    """The key whose order this record keeps; None for a record that waits for nobody."""
+    known = _KnownHeaders(record.headers)
+    return record.key if _is_ordered(known, record.key) else None
+
+
 def _copied_lane(known: _KnownHeaders) -> Lane:
     return Lane.BULK if known.lenient(names_of.LANE) == Lane.BULK else Lane.INTERACTIVE
 
@@ -242,6 +277,9 @@ def read_envelope(record: RecordLike, *, names: TopicNames, pool: str, cluster: 
         key=known.raw(names_of.SOURCE_KEY) if is_copy else record.key,
         event_id=event_id or None,
         attempt=_copied_attempt(known) if is_copy else 1,
+        retries=_copied_retries(known) if is_copy else 0,
+        is_ordered=not is_copy and _is_ordered(known, record.key),
+        version=_version(known),
         trace_headers=_trace_headers(known),
         foreign_headers=tuple(item for item in record.headers if item[0].lower() not in names_of.KNOWN),
         kind=_kind(known),
@@ -279,6 +317,7 @@ def gateway_headers(
         names_of.CE_TYPE: f"{names_of.EVENT_TYPE_PREFIX}requested.v1",
         names_of.CE_SOURCE: GATEWAY_SOURCE,
         names_of.CE_TIME: timestamp_text(accepted_at_ms),
+        names_of.SCHEMA_VERSION: str(OURS),
         names_of.ENDPOINT: kind.value,
         names_of.TENANT: tenant or None,
         names_of.DEADLINE_MS: None if deadline_ms is None else str(deadline_ms),
@@ -305,18 +344,30 @@ def _source_headers(envelope: RequestEnvelope) -> Headers:
     return source if envelope.key is None else (*source, (names_of.SOURCE_KEY, envelope.key))
 
 
-def copy_headers(envelope: RequestEnvelope, headers: Headers, *, attempt: int | None = None) -> Headers:
+def copy_headers(
+    envelope: RequestEnvelope,
+    headers: Headers,
+    *,
+    attempt: int | None = None,
+    retries: int | None = None,
+    not_before_ms: int | None = None,
+) -> Headers:
     """The headers of a copy (resume, retry) of the record that `headers` are from; its value goes unchanged.
 
     Everything of the original stays, so that the copy reads as the original did; identity, lane, coordinates and
     attempt are added (those of an earlier copy are replaced). The copy's key is the request id.
     """
     kept = [item for item in headers if item[0].lower() not in _COPY_HEADERS]
+    num_retries = envelope.retries if retries is None else retries
+    counted = ((names_of.RETRIES, b"%d" % num_retries),) if num_retries else ()
+    due = () if not_before_ms is None else ((names_of.NOT_BEFORE_MS, b"%d" % not_before_ms),)
     return (
         *kept,
         (names_of.REQUEST_ID, envelope.request_id.encode()),
         (names_of.LANE, envelope.lane.value.encode()),
         (names_of.ATTEMPT, b"%d" % (envelope.attempt if attempt is None else attempt)),
+        *counted,
+        *due,
         *_source_headers(envelope),
     )
 
@@ -338,6 +389,7 @@ def result_headers(
         (names_of.CE_TYPE, f"{names_of.EVENT_TYPE_PREFIX}{outcome.value}.v1".encode()),
         (names_of.CE_SOURCE, f"/penstock/{envelope.pool}".encode()),
         (names_of.CE_TIME, timestamp_text(sealed_at_ms).encode()),
+        (names_of.SCHEMA_VERSION, str(OURS).encode()),
         *subject,
         *tenant,
         *_source_headers(envelope),

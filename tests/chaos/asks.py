@@ -66,6 +66,8 @@ class Ask:
     early: Early | None = None
     early_after_seconds: float = 0.0
     ordered_key: str | None = None
+    least_seconds: float = 0.0
+    """How long it takes at least from its start to its end; known of ordered asks."""
     asked_at: float = 0.0
     accepted_at: float | None = None
     """When it was certain that the platform has it: a status, or Kafka's acknowledgement."""

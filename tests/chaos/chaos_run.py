@@ -22,7 +22,7 @@ from tests.chaos.clock_shim import build_clock_shim
 from tests.chaos.faults import Injection, Saboteur
 from tests.chaos.http_load import HttpLoad
 from tests.chaos.kafka_load import KafkaLoad, OffsetWatch
-from tests.chaos.load_mix import next_null_ask, next_rehearsed_ask
+from tests.chaos.load_mix import NULL_STEP_MS, next_null_ask, next_rehearsed_ask
 from tests.chaos.oracle import Verdict, judge, read_topic
 from tests.chaos.rehearsal import rehearse
 from tests.chaos.report import Leftovers
@@ -42,7 +42,7 @@ class Plan:
     pause_seconds: tuple[float, float] = (6.0, 11.0)
     asks_per_second: float = 2.5
     settle_seconds: float = 90.0
-    worker_module: str = "services.worker"
+    worker_module: str = "tests.chaos.mixed_worker"
     workers: int = 3
     model: Path | None = None
     environment: dict[str, str] = field(default_factory=dict)
@@ -125,7 +125,8 @@ class ChaosRun:
             request_partitions=6,
             worker_module=plan.worker_module,
             environment={
-                "PENSTOCK_WORKER_NULL_STEP_MS": "40",
+                "PENSTOCK_WORKER_NULL_STEP_MS": str(NULL_STEP_MS),
+                "PENSTOCK_WORKER_NULL_FAIL_EVERY": "20",
                 "PENSTOCK_WORKER_DRAIN_SECONDS": "1",
                 "PENSTOCK_WORKER_STEP_TIMEOUT_SECONDS": "5" if plan.model is None else "20",
                 # Here the world is bad, not the requests: nothing is poison that a killed worker held.
@@ -164,7 +165,8 @@ class ChaosRun:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         self._say("asked and struck; settling")
-        verdict = await self._settled_verdict(bootstrap)
+        forgot_at = [strike.started_at for strike in saboteur.injections if strike.fault is Fault.EMPTY_REDIS]
+        verdict = await self._settled_verdict(bootstrap, forgot_at)
         lag = await self._final_lag(offsets)
         verdict.differing += [f"committed offsets went back: {line}" for line in offsets.went_back]
         requests, kv_blocks = await _left_running(stack)
@@ -208,13 +210,13 @@ class ChaosRun:
         injection = await saboteur.strike(fault)
         self._say(f"  done: {fault.value} {injection.victim}")
 
-    async def _settled_verdict(self, bootstrap: str) -> Verdict:
+    async def _settled_verdict(self, bootstrap: str, forgot_at: Sequence[float]) -> Verdict:
         """The verdict once everything accepted is answered, or when there was time enough for it."""
         give_up_at = time.monotonic() + self.plan.settle_seconds
         while True:
             results = await asyncio.to_thread(read_topic, bootstrap, RESULTS)
             dead_letters = await asyncio.to_thread(read_topic, bootstrap, DEAD_LETTERS)
-            verdict = judge(self.asks, results, dead_letters)
+            verdict = judge(self.asks, results, dead_letters, forgot_at=forgot_at)
             if not verdict.lost or time.monotonic() > give_up_at:
                 return verdict
             await asyncio.sleep(2.0)

@@ -20,6 +20,8 @@ from services.cli.embedded.stack import EmbeddedStack
 from tests.chaos.schedule import Fault
 
 _FREEZE_WORKER_SECONDS = 5.0
+_STARVED_SECONDS = 3.0
+_MACHINE_GONE_SECONDS = 14.0
 _FREEZE_KAFKA_SECONDS = 4.0
 _FREEZE_KAFKA_LONG_SECONDS = 20.0
 _FREEZE_REDIS_SECONDS = 2.0
@@ -75,6 +77,8 @@ class Saboteur:
             Fault.KILL_BOTH_SUPERVISORS: self._kill_both_supervisors,
             Fault.HANG_ENGINE: self._hang_engine,
             Fault.FREEZE_WORKER: self._freeze_worker,
+            Fault.ENGINE_OUT_OF_MEMORY: self._starve_engine,
+            Fault.MACHINE_GONE: self._machine_gone,
             Fault.DRAIN_WORKER: self._drain_worker,
             Fault.JOIN_AND_LEAVE: self._join_and_leave,
             Fault.FREEZE_KAFKA: lambda: self._freeze_kafka(_FREEZE_KAFKA_SECONDS),
@@ -144,6 +148,36 @@ class Saboteur:
         for child in _engines_of(pid):
             _send(child.pid, signal.SIGSTOP)
         return service.name
+
+    async def _starve_engine(self) -> str:
+        """Not a byte more than it has: the next allocation fails; if it lives on, it is killed, as Linux does."""
+        service, pid = await self._victim("worker")
+        for child in _engines_of(pid):
+            with contextlib.suppress(psutil.Error):
+                child.rlimit(psutil.RLIMIT_AS, (child.memory_info().vms, psutil.RLIM_INFINITY))
+        engines = _engines_of(pid)
+        await asyncio.sleep(_STARVED_SECONDS)
+        for child in engines:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        return service.name
+
+    async def _machine_gone(self) -> str:
+        """A worker, a gateway and a supervisor fall silent together and never come back: no connection of theirs is
+        closed, nobody is told. After Kafka's session timeout they are removed, and others started in their place."""
+        gone = [await self._victim(kind) for kind in ("worker", "gateway", "supervisor")]
+        pids = [pid for _, pid in gone] + [child.pid for child in _engines_of(gone[0][1])]
+        names = {service.name for service, _ in gone}
+        self._frozen |= names
+        try:
+            for pid in pids:
+                _send(pid, signal.SIGSTOP)
+            await asyncio.sleep(_MACHINE_GONE_SECONDS)
+        finally:
+            for pid in pids:
+                _send(pid, signal.SIGKILL)
+            self._frozen -= names
+        return ", ".join(sorted(names))
 
     async def _freeze_worker(self) -> str:
         """The shell only: its engine goes on until the socket is full, as a stalled host may do."""

@@ -12,6 +12,8 @@ from tests.chaos.asks import Ask, Way
 
 _SOURCE = ("penstock-source-topic", "penstock-source-partition", "penstock-source-offset")
 
+_REQUEST_TOPICS = ("interactive", "bulk", "resume", "retry.1s", "retry.4s", "retry.16s")
+
 
 class KafkaLoad:
     def __init__(self, bootstrap_servers: str, *, pool: str = "default") -> None:
@@ -96,7 +98,7 @@ class OffsetWatch:
     """The workers' committed offsets, as anybody may read them: do they ever go back, and what lags at the end."""
 
     def __init__(self, bootstrap_servers: str, *, pool: str = "default") -> None:
-        self._topics = [f"inference.requests.{pool}.{name}" for name in ("interactive", "bulk", "resume")]
+        self._topics = [f"inference.requests.{pool}.{name}" for name in _REQUEST_TOPICS]
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap_servers,

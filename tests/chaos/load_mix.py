@@ -12,7 +12,9 @@ from tests.chaos.expected_text import chat_prompt, expected_text, seed_of_choice
 CHAT, COMPLETIONS = "chat/completions", "completions"
 _WAYS = (Way.STREAM,) * 9 + (Way.AWAIT,) * 2 + (Way.KAFKA,) * 4 + (Way.KAFKA_TWICE,) * 2 + (Way.KAFKA_NAMELESS,) * 2
 _CONTENTS = ("question", "Ünïcode 東京 🙂", "naïve café")
-_EARLY_SHARE, _STOP_SHARE = 0.2, 0.25
+_EARLY_SHARE, _STOP_SHARE, _ORDERED_SHARE = 0.2, 0.25, 0.6
+NULL_STEP_MS = 40
+"""What the null engine is told to take for a token."""
 
 
 def null_wanted(prompt: str, *, seed: int, num_tokens: int, num_choices: int = 1, stop: str | None = None) -> Wanted:
@@ -65,7 +67,21 @@ def next_null_ask(rng: random.Random, number: int) -> Ask:
         stop_at=rng.randrange(20, num_tokens - 10) if rng.random() < _STOP_SHARE else None,
         endpoint=rng.choice((CHAT, CHAT, COMPLETIONS)),
     )
-    return _with_manners(ask, rng)
+    ask = _with_manners(ask, rng)
+    if way is Way.KAFKA and rng.random() < _ORDERED_SHARE:
+        return _ordered(ask, rng)
+    return ask
+
+
+def _ordered(ask: Ask, rng: random.Random) -> Ask:
+    """The same record, one choice and shorter, so that a line of them moves on; one of its key after another."""
+    num_tokens = rng.randrange(30, 70)
+    content = f"in order {ask.name}"
+    ordered = null_ask(ask.name, ask.way, content, seed=rng.randrange(1 << 60), num_tokens=num_tokens)
+    ordered.lane = ask.lane
+    ordered.ordered_key = f"{ask.lane}-{rng.randrange(3)}"
+    ordered.least_seconds = num_tokens * NULL_STEP_MS / 1_000
+    return ordered
 
 
 def next_rehearsed_ask(rng: random.Random, number: int, rehearsed: Sequence[Ask]) -> Ask:

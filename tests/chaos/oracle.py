@@ -6,15 +6,20 @@ the same in every byte and every header.
 
 import itertools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
 from tests.chaos.asks import ENDING_OF, Ask, Way, answer_flaw, prefix_flaw
 from tests.chaos.openai_shapes import result_answers
+
+_CLOCKS_AGREE = 0.7
+"""Of the least time that a request takes; two workers' ideas of the time differ by less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,14 @@ def _read_partition(consumer: Consumer, topic: str, number: int) -> Iterable[Rec
         raise RuntimeError(f"{topic}[{number}] could not be read beyond {next_offset} of {high}")
 
 
-def judge(asks: Sequence[Ask], results: Sequence[Record], dead_letters: Sequence[Record] = ()) -> Verdict:
+def judge(
+    asks: Sequence[Ask],
+    results: Sequence[Record],
+    dead_letters: Sequence[Record] = (),
+    *,
+    forgot_at: Sequence[float] = (),
+) -> Verdict:
+    """`forgot_at`: when Redis lost its data."""
     verdict = Verdict()
     by_id: dict[str, list[Record]] = defaultdict(list)
     for record in results:
@@ -123,7 +135,9 @@ def judge(asks: Sequence[Ask], results: Sequence[Record], dead_letters: Sequence
         if len({(record.value, record.headers) for record in records}) > 1 and len(ids) == 1:
             verdict.convict("differing", ask, "two terminals that are not the same")
         if records:
-            _judge_terminal(verdict, ask, records[0])
+            until = math.inf if ask.ended_at is None else ask.ended_at
+            has_forgotten = any(ask.asked_at <= at <= until for at in forgot_at)
+            _judge_terminal(verdict, ask, records[0], has_forgotten=has_forgotten)
         elif ask.is_accepted:
             verdict.convict("lost", ask, "no terminal")
         for problem in heard_problems(ask):
@@ -147,7 +161,7 @@ def _kind_of(terminal: Record) -> str:
     return terminal.header("ce_type").removeprefix("penstock.inference.").removesuffix(".v1")
 
 
-def _judge_terminal(verdict: Verdict, ask: Ask, terminal: Record) -> None:
+def _judge_terminal(verdict: Verdict, ask: Ask, terminal: Record, *, has_forgotten: bool) -> None:
     kind = _kind_of(terminal)
     if kind not in ask.allowed_endings:
         verdict.convict("wrong", ask, f"{kind}: {terminal.value[:200]!r}")
@@ -155,7 +169,7 @@ def _judge_terminal(verdict: Verdict, ask: Ask, terminal: Record) -> None:
         verdict.num_early += 1
         if ask.ended_at is not None and ask.ended_early is None and not ask.has_left:
             verdict.convict("wrong", ask, f"the stream was read to its end, and the terminal says {kind}")
-        elif problem := early_usage_problem(ask, json.loads(terminal.value)):
+        elif problem := early_usage_problem(ask, json.loads(terminal.value), has_forgotten=has_forgotten):
             verdict.convict("wrong", ask, problem)
     elif problem := result_problem(ask, json.loads(terminal.value)):
         verdict.convict("wrong", ask, problem)
@@ -174,10 +188,13 @@ def result_problem(ask: Ask, result: dict[str, Any]) -> str | None:
     return None
 
 
-def early_usage_problem(ask: Ask, body: dict[str, Any]) -> str | None:
-    """An early end says how much was used: no more than was asked for, no less than the reader has."""
+def early_usage_problem(ask: Ask, body: dict[str, Any], *, has_forgotten: bool = False) -> str | None:
+    """An early end says how much was used: no more than was asked for, no less than the reader has.
+
+    Once Redis lost its data, progress may be lost with it, and the count begins anew.
+    """
     used = body.get("usage", {}).get("completion_tokens")
-    heard = sum(len(said.text) for said in ask.said) if ask.body["model"] == "null" else 0
+    heard = sum(len(said.text) for said in ask.said) if ask.body["model"] == "null" and not has_forgotten else 0
     if used is None or not heard <= used <= ask.wanted.completion_tokens:
         return f"the usage so far is {used}; {heard} tokens were heard of {ask.wanted.completion_tokens}"
     return None
@@ -200,7 +217,7 @@ def heard_problems(ask: Ask) -> list[str]:
 
 
 def order_problems(asks: Sequence[Ask], by_id: dict[str, list[Record]], id_of_subject: dict[str, str]) -> list[str]:
-    """Records of one key that wanted their order: each is sealed after its forerunner in the partition."""
+    """Records of one key that wanted their order: each begins after its forerunner in the partition has ended."""
     by_key: dict[str, list[tuple[int, str, Ask]]] = defaultdict(list)
     for ask in asks:
         if ask.ordered_key is not None and ask.receipts and ask.name in id_of_subject:
@@ -210,6 +227,9 @@ def order_problems(asks: Sequence[Ask], by_id: dict[str, list[Record]], id_of_su
     for key, found in by_key.items():
         found.sort(key=lambda entry: entry[0])
         for before, after in itertools.pairwise(found):
-            if after[1] < before[1]:
+            apart = (datetime.fromisoformat(after[1]) - datetime.fromisoformat(before[1])).total_seconds()
+            if apart < 0:
                 problems.append(f"{key}: {after[2].name} was sealed before {before[2].name}")
+            elif apart < _CLOCKS_AGREE * after[2].least_seconds:
+                problems.append(f"{key}: {after[2].name} ran beside {before[2].name}, sealed {apart:.2f} s after it")
     return problems

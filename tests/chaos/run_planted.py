@@ -42,7 +42,7 @@ def _outcome(trial: Trial, *, seed: int, has_plant: bool) -> Outcome:
         faults=trial.faults,
         pause_seconds=trial.pause_seconds,
         settle_seconds=25.0,
-        worker_module="tests.chaos.planted_worker" if has_plant else "services.worker",
+        worker_module="tests.chaos.planted_worker" if has_plant else "tests.chaos.mixed_worker",
         environment={"CHAOS_PLANT": trial.plant} if has_plant else {},
     )
     try:

@@ -14,6 +14,8 @@ class Fault(StrEnum):
     KILL_BOTH_SUPERVISORS = "kill both supervisors"
     HANG_ENGINE = "hang engine"
     FREEZE_WORKER = "freeze worker 5 s"
+    ENGINE_OUT_OF_MEMORY = "engine out of memory"
+    MACHINE_GONE = "machine gone"
     DRAIN_WORKER = "drain worker"
     JOIN_AND_LEAVE = "worker joins, leaves"
     FREEZE_KAFKA = "freeze Kafka 4 s"
@@ -32,6 +34,7 @@ MODEL_FAULTS = (
     Fault.KILL_ENGINE,
     Fault.KILL_GATEWAY,
     Fault.FREEZE_WORKER,
+    Fault.ENGINE_OUT_OF_MEMORY,
     Fault.DRAIN_WORKER,
     Fault.RESTART_REDIS,
 )

@@ -2,6 +2,8 @@
 -- ARGV[1] is always the key prefix. Times are Unix milliseconds by Redis' own clock.
 local PREFIX = ARGV[1]
 local NIL = '\192'
+-- Of the keys written here (shared/contracts/schema_version.py). Newer minors add fields, which are left alone.
+local MAJOR, SCHEMA = 1, '1.1'
 
 local function request_key(id) return PREFIX .. 'request:' .. id end
 local function log_key(id) return PREFIX .. 'log:' .. id end
@@ -21,17 +23,26 @@ local function milliseconds(number) return string.format('%.0f', number) end
 
 local FIELDS = {
   'fingerprint', 'token', 'holder', 'sealed', 'finished', 'verdict', 'reason', 'decided_at', 'cancel', 'deadline',
-  'attempts', 'lost', 'seed', 'tenant', 'subscribers', 'pool', 'lane', 'origin', 'registered', 'engine',
+  'attempts', 'lost', 'seed', 'tenant', 'subscribers', 'pool', 'lane', 'origin', 'registered', 'engine', 'schema',
 }
 
 -- The fields above as a table; what is not set is nil, and so is an emptied token.
-local function read(id)
+local function read_any(id)
   local values = redis.call('HMGET', request_key(id), unpack(FIELDS))
   local record = {}
   for index, name in ipairs(FIELDS) do
     local value = values[index]
     if value and value ~= '' then record[name] = value end
   end
+  return record
+end
+
+local function is_known(record) return not record.schema or tonumber(string.match(record.schema, '^%d+')) <= MAJOR end
+
+-- Of a major that is not ours nothing is understood and nothing is touched: whoever asked is told so, and asks again.
+local function read(id)
+  local record = read_any(id)
+  if not is_known(record) then error('NEWER_SCHEMA ' .. record.schema) end
   return record
 end
 
@@ -58,7 +69,7 @@ local function create(id, registration, retention_ms)
   redis.call('HSET', key,
     'fingerprint', registration.fingerprint, 'pool', registration.pool, 'lane', registration.lane,
     'tenant', registration.tenant, 'deadline', registration.deadline, 'seed', registration.seed,
-    'registered', milliseconds(now_ms()))
+    'registered', milliseconds(now_ms()), 'schema', SCHEMA)
   local tombstones = redis.call('HMGET', key, 'tombstone', 'tombstone:' .. registration.tenant)
   local reason = tombstones[1] or tombstones[2]
   if reason then redis.call('HSET', key, 'cancel', reason) end

@@ -109,3 +109,12 @@ def test_the_shim_shifts_the_wall_clock_of_a_process_and_not_its_monotonic_one(t
     ).stdout.split()
     assert -3_700 < float(clocks[0]) - time.time() < -3_590
     assert abs(float(clocks[1]) - time.monotonic()) < 60
+
+
+def test_some_records_want_their_keys_order_and_say_how_long_they_take_at_least() -> None:
+    ordered = [ask for ask in some_asks(1, 600) if ask.ordered_key is not None]
+    assert len(ordered) > 20
+    for ask in ordered:
+        assert ask.way is Way.KAFKA
+        assert (ask.ordered_key or "").startswith(ask.lane), "the lanes are topics of their own"
+        assert ask.least_seconds == pytest.approx(0.04 * ask.wanted.completion_tokens)

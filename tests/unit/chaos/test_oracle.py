@@ -19,13 +19,13 @@ def an_ask(way: Way = Way.KAFKA, *, name: str = "a", **changes: object) -> Ask:
 
 
 def headers_of(
-    ask: Ask, *, kind: str = "completed", ce_id: str = "1" * 32, offset: int = 7, time: str = "0"
+    ask: Ask, *, kind: str = "completed", ce_id: str = "1" * 32, offset: int = 7, time: str = "0.000"
 ) -> tuple[tuple[str, bytes], ...]:
     return (
         ("ce_id", ce_id.encode()),
         ("ce_type", f"penstock.inference.{kind}.v1".encode()),
         ("ce_subject", ask.name.encode()),
-        ("ce_time", f"2026-01-01T00:00:0{time}.000Z".encode()),
+        ("ce_time", f"2026-01-01T00:00:0{time}Z".encode()),
         ("penstock-source-topic", b"t"),
         ("penstock-source-partition", b"2"),
         ("penstock-source-offset", str(offset).encode()),
@@ -165,11 +165,13 @@ def test_whoever_leaves_may_find_either_end() -> None:
         assert judge([ask], [a_result(ask, kind=kind)]).num_violations == 0
 
 
-@pytest.mark.parametrize(("second", "violations"), [("2", 0), ("0", 1)])
-def test_records_of_a_key_that_wanted_their_order_are_sealed_in_it(second: str, violations: int) -> None:
-    first = an_ask(name="a", ordered_key="k", receipts=[("t", 2, 7)])
-    later = an_ask(name="b", ordered_key="k", receipts=[("t", 2, 8)])
-    results = [a_result(first, time="1"), a_result(later, ce_id="2" * 32, time=second)]
+@pytest.mark.parametrize(("second", "violations"), [("5.500", 0), ("3.100", 1), ("0.000", 1)])
+def test_records_of_a_key_that_wanted_their_order_begin_after_the_one_before_has_ended(
+    second: str, violations: int
+) -> None:
+    first = an_ask(name="a", ordered_key="k", receipts=[("t", 2, 7)], least_seconds=2.0)
+    later = an_ask(name="b", ordered_key="k", receipts=[("t", 2, 8)], least_seconds=2.0)
+    results = [a_result(first, time="3.000"), a_result(later, ce_id="2" * 32, time=second)]
     assert len(judge([first, later], results).out_of_order) == violations
 
 
@@ -201,3 +203,11 @@ def test_every_part_of_an_answer_counts(said: Answer) -> None:
 def test_a_beginning_is_no_flaw_of_a_prefix() -> None:
     assert prefix_flaw(Answer("te"), Answer("text", "stop")) is None
     assert prefix_flaw(Answer("tx"), Answer("text", "stop")) is not None
+
+
+def test_what_redis_forgot_need_not_be_counted_at_an_early_end() -> None:
+    ask = a_read_stream(early=Early.DELETE, ended_early="request_cancelled", ended_at=9.0)
+    terminal = a_result(ask, kind="cancelled", tokens=2)
+    assert judge([ask], [terminal]).wrong
+    assert judge([ask], [terminal], forgot_at=[20.0]).wrong
+    assert not judge([ask], [terminal], forgot_at=[5.0]).wrong

@@ -15,6 +15,7 @@ from services.worker.engine.events import Cancel, RequestRejected, StepResult, S
 from services.worker.null_engine import NullEngine, NullEngineConfig
 from services.worker.observations import Observations
 from services.worker.request_path import PathPorts, PathSettings, RequestPath
+from services.worker.retries import Retry
 from services.worker.work import Work
 from shared.contracts.errors import EngineFailed, PlatformError
 from shared.contracts.events import SealedOutcome
@@ -40,6 +41,7 @@ class JournalLedger(InMemoryLedger):
     def __init__(self, journal: list[str], store: Store) -> None:
         super().__init__(store=store)
         self._journal = journal
+        self.seal_failures: list[PlatformError] = []
 
     async def append(self, batch: Sequence[Append]) -> list[AppendAnswer]:
         answers = await super().append(batch)
@@ -47,6 +49,8 @@ class JournalLedger(InMemoryLedger):
         return answers
 
     async def seal(self, request_id: RequestId, token: ClaimToken, outcome: SealedOutcome) -> SealAnswer:
+        if self.seal_failures:
+            raise self.seal_failures.pop(0)
         answer = await super().seal(request_id, token, outcome)
         self._journal.append("seal")
         return answer
@@ -85,6 +89,10 @@ class JournalDelivery:
     record: SourceRecord
     journal: list[str]
     is_done: bool = False
+    is_waiting: bool = False
+
+    def wait_turn(self, is_waiting: bool) -> None:
+        self.is_waiting = is_waiting
 
     def done(self) -> None:
         self.is_done = True
@@ -173,6 +181,8 @@ class PathHarness:
         self.replies = JournalProducer("reply", self.journal)
         self.dead_letters: list[tuple[SourceRecord, PlatformError]] = []
         self.passed_on: list[RequestId] = []
+        self.retried: list[tuple[Work, Retry]] = []
+        self.has_delay_topics = True
         self.has_others = True
         self.alarms: list[Exception] = []
         self.valve = Valve()
@@ -192,6 +202,7 @@ class PathHarness:
                 clock=self.clock,
                 tokenizer=TOKENIZER,
                 pass_on=self._pass_on,
+                retry_later=self._retry_later,
             ),
             PathSettings(
                 pool="default",
@@ -214,9 +225,35 @@ class PathHarness:
         work.delivery.done()
         return True
 
+    async def _retry_later(self, work: Work, retry: Retry) -> bool:
+        if work.envelope.is_ordered or not self.has_delay_topics:
+            return False
+        self.retried.append((work, retry))
+        work.delivery.done()
+        return True
+
     async def _dead_letter(self, record: SourceRecord, error: PlatformError) -> None:
         self.journal.append("dead letter")
         self.dead_letters.append((record, error))
+
+    @staticmethod
+    def record(
+        value: bytes | None = b"{}",
+        *,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        topic: str = "inference.requests.default.interactive",
+        key: bytes | None = None,
+        offset: int = 1,
+    ) -> SourceRecord:
+        return SourceRecord(
+            topic=topic,
+            partition=0,
+            offset=offset,
+            timestamp_ms=POSTED_MS,
+            key=key,
+            value=value,
+            headers=tuple(headers),
+        )
 
     def post(
         self,
@@ -224,23 +261,22 @@ class PathHarness:
         *,
         headers: Sequence[tuple[str, bytes | None]] = (),
         topic: str = "inference.requests.default.interactive",
+        key: bytes | None = None,
     ) -> JournalDelivery:
         self._offset += 1
-        record = SourceRecord(
-            topic=topic,
-            partition=0,
-            offset=self._offset,
-            timestamp_ms=POSTED_MS,
-            key=None,
-            value=value,
-            headers=tuple(headers),
-        )
+        record = self.record(value, headers=headers, topic=topic, key=key, offset=self._offset)
         delivery = JournalDelivery(record, self.journal)
         self.path.deliver(delivery)
         return delivery
 
-    def ask(self, *, headers: Sequence[tuple[str, bytes | None]] = (("ce_id", b"a"),), **body: Any) -> JournalDelivery:
-        return self.post(json.dumps({"prompt": "abc", "max_tokens": 4, **body}).encode(), headers=headers)
+    def ask(
+        self,
+        *,
+        headers: Sequence[tuple[str, bytes | None]] = (("ce_id", b"a"),),
+        key: bytes | None = None,
+        **body: Any,
+    ) -> JournalDelivery:
+        return self.post(json.dumps({"prompt": "abc", "max_tokens": 4, **body}).encode(), headers=headers, key=key)
 
     def kill_engine(self) -> None:
         self.engine.is_up = False

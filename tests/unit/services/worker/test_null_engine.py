@@ -164,3 +164,27 @@ def test_a_prompt_it_knows_is_not_read_again_and_it_says_so() -> None:
     second = null.step()
     assert (first.statistics.num_prefill_tokens, first.timings[0].cached_prompt_tokens) == (40, 0)
     assert (second.statistics.num_prefill_tokens, second.timings[0].cached_prompt_tokens) == (8, 32)
+
+
+def test_every_so_many_th_request_fails_in_the_middle_if_it_is_told_to() -> None:
+    null = engine(fail_every=2)
+    null.submit(submit("a", max_tokens=40))
+    null.submit(submit("b", max_tokens=40))
+    events, rejected = [], []
+    while null.has_work:
+        result = null.step()
+        events += result.tokens
+        rejected += result.rejected
+    assert len(tokens_of(events, "a")) == 40
+    assert 0 < len(tokens_of(events, "b")) < 40
+    assert [(reject.request_id, reject.code) for reject in rejected] == [("b", "engine_failed")]
+
+
+def test_a_request_that_was_to_fail_and_is_cancelled_does_not_fail_when_it_comes_again() -> None:
+    null = engine(fail_every=2)
+    null.submit(submit("a"))
+    null.submit(submit("b", max_tokens=40))
+    null.step()
+    null.cancel(Cancel(request_id="b"))
+    null.submit(submit("b", max_tokens=40))
+    assert len(tokens_of(run(null), "b")) == 40

@@ -306,3 +306,22 @@ async def test_the_size_of_the_cache_is_logged_when_the_engine_starts() -> None:
             harness.path.engine_ready(ready)
     (entry,) = (entry for entry in logs if entry["event"] == "engine_ready")
     assert (entry["kv_cache_tokens"], entry["full_length_sequences"], entry["tokens_of_a_sequence"]) == (1600, 4, 330)
+
+
+async def test_a_request_of_a_newer_major_version_fails_by_name_and_its_bytes_are_kept() -> None:
+    async with running_path() as harness:
+        delivery = harness.ask(headers=(("ce_id", b"a"), ("penstock-schema-version", b"2.0")))
+        await harness.until(lambda: delivery.is_done)
+        assert harness.outcomes() == ["failed"]
+        assert harness.bodies()[0]["error"]["code"] == "unsupported_schema_version"
+        assert "2.0" in harness.bodies()[0]["error"]["message"]
+        ((record, error),) = harness.dead_letters
+        assert record is delivery.record
+        assert error.code == "unsupported_schema_version"
+
+
+async def test_a_request_of_a_newer_minor_version_is_answered() -> None:
+    async with running_path() as harness:
+        delivery = harness.ask(headers=(("ce_id", b"a"), ("penstock-schema-version", b"1.9"), ("penstock-mood", b"x")))
+        await harness.until(lambda: delivery.is_done)
+        assert harness.outcomes() == ["completed"]

@@ -168,16 +168,6 @@ async def test_what_a_full_engine_rejects_is_claimed_again_without_counting_as_l
         assert harness.store.entries[only_request(harness)].lost == 0
 
 
-async def test_an_error_of_ours_is_tried_again_and_then_is_a_failed_result_with_a_dead_letter() -> None:
-    async with running_path(max_attempts=2) as harness:
-        harness.engine.rejects_with = "engine_failed"
-        delivery = harness.ask()
-        await harness.until(lambda: delivery.is_done)
-        assert len(harness.engine.submitted) == 2
-        assert harness.outcomes() == ["failed"]
-        assert len(harness.dead_letters) == 1
-
-
 async def test_a_stream_that_another_engine_began_is_passed_on_and_not_continued() -> None:
     store = Store(now_ms=lambda: POSTED_MS)
     async with running_path(store=store) as old, running_path(store=store, name="worker-1") as new:

@@ -8,6 +8,7 @@ def test_names_are_the_documented_ones() -> None:
     names = TopicNames()
     assert names.requests("default", Lane.INTERACTIVE) == "inference.requests.default.interactive"
     assert names.resume("default") == "inference.requests.default.resume"
+    assert names.retries("default")[1] == "inference.requests.default.retry.4s"
     assert names.dead_letters == "inference.dead-letters"
 
 
@@ -23,7 +24,8 @@ def test_each_pool_has_its_lanes_and_a_resume_topic_and_the_rest_is_shared() -> 
     names = TopicNames()
     one = {topic.name for topic in topic_specifications(names, pools=("p",))}
     two = {topic.name for topic in topic_specifications(names, pools=("p", "q"))}
-    assert two - one == {names.requests("q", Lane.INTERACTIVE), names.requests("q", Lane.BULK), names.resume("q")}
+    lanes = {names.requests("q", lane) for lane in Lane}
+    assert two - one == lanes | {names.resume("q")} | set(names.retries("q"))
 
 
 def test_results_are_never_compacted_since_the_first_record_of_an_id_is_the_truth() -> None:

@@ -159,3 +159,21 @@ def test_every_completion_is_announced_once_and_the_oldest_is_known() -> None:
     assert (len(announced), book.oldest_received_at()) == (1, 1.0)
     assert first.is_done
     assert not second.is_done
+
+
+def test_what_waits_for_another_record_is_in_flight_and_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "_MOST_WAITING", 2)
+    book = _book()
+    arrived = [_arrive(book, offset) for offset in range(5)]
+    for delivery in arrived[1:]:
+        assert delivery is not None
+        delivery.wait_turn(True)
+        delivery.wait_turn(True)
+    assert (book.in_flight_count, book.num_working) == (5, 3), "of four that wait two are over the limit"
+    assert arrived[4] is not None
+    arrived[4].done()
+    assert (book.in_flight_count, book.num_working) == (4, 2)
+    for delivery in arrived[1:4]:
+        assert delivery is not None
+        delivery.wait_turn(False)
+    assert book.num_working == 4

@@ -13,6 +13,7 @@ from shared.contracts.identifiers import (
     request_id_from_event,
 )
 from shared.contracts.requests import Coordinates, Lane, RequestEnvelope, RequestKind, WireFormat
+from shared.contracts.schema_version import OURS, UNVERSIONED, SchemaVersion
 from shared.contracts.topics import TopicNames
 from shared.openai.envelope import (
     GATEWAY_SOURCE,
@@ -22,6 +23,7 @@ from shared.openai.envelope import (
     gateway_request_id,
     read_envelope,
     result_headers,
+    retry_instant_ms,
     timestamp_text,
 )
 from tests.contract_strategies import FakeRecord
@@ -208,7 +210,7 @@ class TestCopies:
         record = FakeRecord(topic=topic, partition=0, offset=5, timestamp_ms=1, key=b"other", value=RECORD.value)
         return read(*headers, record=record)
 
-    @pytest.mark.parametrize("suffix", ["resume", "retry.10s"])
+    @pytest.mark.parametrize("suffix", ["resume", "retry.4s"])
     @pytest.mark.parametrize("lane", Lane)
     def test_a_copy_reads_as_its_original(self, lane: Lane, suffix: str) -> None:
         original = read(*self.HEADERS, record=replace(RECORD, topic=NAMES.requests("default", lane)))
@@ -258,6 +260,7 @@ class TestResults:
             ("ce_type", b"penstock.inference.completed.v1"),
             ("ce_source", b"/penstock/default"),
             ("ce_time", b"2025-11-24T16:00:00.123Z"),
+            ("penstock-schema-version", b"1.1"),
             ("ce_subject", b"order-7"),
             ("penstock-tenant", b"acme"),
             ("penstock-source-topic", INTERACTIVE.encode()),
@@ -295,3 +298,63 @@ def test_instants_have_milliseconds_and_a_z(instant_ms: int, text: str) -> None:
 def test_ids_of_the_gateway_are_separate_by_tenant() -> None:
     ids: set[RequestId] = {gateway_request_id(tenant=tenant, event_id="e") for tenant in ("", "a", "b")}
     assert len(ids) == 3
+
+
+class TestRetries:
+    HEADERS = (("ce_id", b"order-7"), ("penstock-tenant", b"acme"))
+
+    def test_a_copy_for_later_says_when_and_how_often_it_failed(self) -> None:
+        headers = copy_headers(read(*self.HEADERS), self.HEADERS, retries=2, not_before_ms=1_764_000_000_500)
+        copy = FakeRecord(topic=NAMES.retry("default", 4), partition=0, offset=5, timestamp_ms=1, key=b"k", value=b"{}")
+        assert read(*headers, record=copy).retries == 2
+        assert retry_instant_ms(headers) == 1_764_000_000_500
+
+    def test_a_copy_of_it_for_now_still_says_how_often_it_failed_and_no_longer_when(self) -> None:
+        later = copy_headers(read(*self.HEADERS), self.HEADERS, retries=2, not_before_ms=1_764_000_000_500)
+        copy = FakeRecord(topic=NAMES.retry("default", 4), partition=0, offset=5, timestamp_ms=1, key=b"k", value=b"{}")
+        now = copy_headers(read(*later, record=copy), later)
+        assert dict(now)["penstock-retries"] == b"2"
+        assert retry_instant_ms(now) is None
+
+    def test_a_producer_can_claim_no_failures(self) -> None:
+        assert read(("penstock-retries", b"2")).retries == 0
+
+    @pytest.mark.parametrize("value", [None, b"", b"soon", b"\xff"])
+    def test_an_instant_that_is_none_means_now(self, value: bytes | None) -> None:
+        assert retry_instant_ms((("penstock-not-before-ms", value),)) is None
+
+
+class TestOrder:
+    def test_a_record_with_a_key_may_ask_for_its_order(self) -> None:
+        assert read(("penstock-ordered", b"true")).is_ordered
+        assert not read(("penstock-ordered", b"false")).is_ordered
+        assert not read().is_ordered
+
+    def test_order_without_a_key_is_refused_by_name(self) -> None:
+        envelope = read(("penstock-ordered", b"true"), record=replace(RECORD, key=None))
+        assert not envelope.is_ordered
+        assert envelope.problem is not None
+        assert "needs a record with a key" in envelope.problem.message
+
+    def test_what_is_neither_true_nor_false_is_refused_by_name(self) -> None:
+        problem = read(("penstock-ordered", b"yes")).problem
+        assert problem is not None
+        assert problem.header == "penstock-ordered"
+
+    def test_a_copy_keeps_no_place(self) -> None:
+        record = replace(RECORD, topic=NAMES.resume("default"))
+        assert not read(("penstock-ordered", b"true"), record=record).is_ordered
+
+
+class TestVersions:
+    def test_a_record_without_a_version_is_the_first_ones(self) -> None:
+        assert read().version == UNVERSIONED
+
+    def test_the_gateway_and_results_say_ours(self) -> None:
+        headers = gateway_headers(event_id="e", tenant="", kind=RequestKind.CHAT, accepted_at_ms=1)
+        assert read(*headers).version == OURS
+
+    def test_a_newer_one_is_read_and_what_is_no_version_is_a_problem(self) -> None:
+        assert read(("penstock-schema-version", b"2.17")).version == SchemaVersion(2, 17)
+        assert read(("penstock-schema-version", b"2.17")).problem is None
+        assert read(("penstock-schema-version", b"two")).problem is not None
