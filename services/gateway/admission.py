@@ -65,14 +65,17 @@ class Seeker:
 class Place:
     """One admitted request. Given back once, however often it is closed."""
 
-    __slots__ = ("_admission", "_attempt", "_is_held", "entered_at", "seeker")
+    __slots__ = ("_admission", "_attempt", "_is_held", "entered_at", "seeker", "ticket")
 
-    def __init__(self, admission: "Admission", seeker: Seeker, attempt: Attempt, entered_at: float) -> None:
+    def __init__(
+        self, admission: "Admission", seeker: Seeker, attempt: Attempt, *, entered_at: float, ticket: int
+    ) -> None:
         self._admission = admission
         self._attempt = attempt
         self._is_held = True
         self.seeker = seeker
         self.entered_at = entered_at
+        self.ticket = ticket
 
     def answered(self, *, is_our_failure: bool) -> None:
         """Its terminal is known. Without this the place says nothing about its pool."""
@@ -139,8 +142,8 @@ class Admission:
         key = (seeker.pool, seeker.lane)
         self._outstanding[key] = self._outstanding.get(key, 0) + 1
         self._shares.got(seeker.tenant, max(1, seeker.tokens))
-        self._model.admitted(seeker.pool, max(1, seeker.tokens))
-        return Place(self, seeker, attempt, self._clock.monotonic())
+        ticket = self._model.admitted(seeker.pool, max(1, seeker.tokens))
+        return Place(self, seeker, attempt, entered_at=self._clock.monotonic(), ticket=ticket)
 
     def _refuse_without_a_place(self, seeker: Seeker, is_greedy: bool) -> None:
         rules = self._rules
@@ -208,6 +211,7 @@ class Admission:
     def _ended(self, place: Place, *, is_good: bool) -> None:
         """Good is: within the time that its lane promises for as many tokens as it asked for."""
         seeker = place.seeker
+        self._model.answered(seeker.pool, place.ticket)
         took = self._clock.monotonic() - place.entered_at
         promised = self._objectives.first_token_seconds(seeker.lane)
         promised += seeker.tokens * self._objectives.inter_token_seconds(seeker.lane)

@@ -1,7 +1,7 @@
 """How long a request would wait before it starts, by what the heartbeats say. Pure state and a clock.
 
 Tokens here are output tokens that requests *ask* for. A worker says how fast these become fewer, computed or not
-needed after all, so that early stops need no guess. The rate counts only while its batch is full: a worker with room
+needed after all, so that early stops need no guess. A low rate counts only while its batch is full: a worker with room
 is slow because little is asked of it. It knows nothing of limits, tenants and HTTP.
 
     wait = requests that will not find room in a batch x mean tokens of a request / tokens drained per second
@@ -9,7 +9,7 @@ is slow because little is asked of it. It knows nothing of limits, tenants and H
 Source: J. Little, "A Proof for the Queuing Formula L = lambda W", 1961.
 """
 
-from collections import deque
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,7 +48,8 @@ class CapacityModel:
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
         self._workers: dict[Incarnation, _Worker] = {}
-        self._admitted: dict[str, deque[float]] = {}
+        self._admitted: dict[str, dict[int, float]] = {}
+        self._tickets = itertools.count()
         self._tokens: dict[str, float] = {}
 
     def observe(self, heartbeat: Heartbeat) -> None:
@@ -58,14 +59,28 @@ class CapacityModel:
             self._workers[heartbeat.incarnation] = known = _Worker(heartbeat, now)
         known.heartbeat, known.heard_at = heartbeat, now
         rate = heartbeat.drained_tokens_per_second
-        if _is_full(heartbeat) and rate > 0:
-            known.rate = rate if known.rate is None else known.rate + _SMOOTHING * (rate - known.rate)
+        is_full = heartbeat.running_requests > 0 and not _room(heartbeat, self._asked_tokens(heartbeat.pool))
+        if rate <= 0:
+            return
+        if known.rate is None:
+            known.rate = rate if is_full else None
+        elif is_full or rate > known.rate:
+            known.rate += _SMOOTHING * (rate - known.rate)
 
-    def admitted(self, pool: str, tokens: int) -> None:
-        """A request goes to the pool now; its worker will tell of it soon."""
-        self._admitted.setdefault(pool, deque(maxlen=65_536)).append(self._clock.monotonic())
+    def admitted(self, pool: str, tokens: int) -> int:
+        """A request goes to the pool now; its worker will tell of it soon. Returns a ticket for `answered`."""
+        ticket = next(self._tickets)
+        self._admitted.setdefault(pool, {})[ticket] = self._clock.monotonic()
         mean = self._tokens.get(pool)
         self._tokens[pool] = tokens if mean is None else mean + 0.05 * (tokens - mean)
+        return ticket
+
+    def answered(self, pool: str, ticket: int) -> None:
+        """Nobody waits behind it any more, whether or not a heartbeat told of it."""
+        self._admitted.get(pool, {}).pop(ticket, None)
+
+    def _asked_tokens(self, pool: str) -> float:
+        return max(1.0, self._tokens.get(pool, _DEFAULT_TOKENS))
 
     def forecast(self, pool: str, ready: Sequence[Heartbeat]) -> Forecast:
         """For the next request of `pool`, served by the workers of `ready`."""
@@ -100,8 +115,9 @@ class CapacityModel:
         if not admitted or not workers:
             return 0
         heard_at = sum(worker.heard_at for worker in workers) / len(workers)
-        while admitted and admitted[0] < heard_at - _REPORT_DELAY_SECONDS:
-            admitted.popleft()
+        reported_until = heard_at - _REPORT_DELAY_SECONDS
+        for ticket in [*itertools.takewhile(lambda ticket: admitted[ticket] < reported_until, admitted)]:
+            del admitted[ticket]
         return len(admitted)
 
     def _forget(self, ready: Sequence[Incarnation], pool: str) -> None:
@@ -115,12 +131,6 @@ class CapacityModel:
 
 def _queue(worker: Heartbeat) -> int:
     return worker.queued_requests + worker.lag_records
-
-
-def _is_full(worker: Heartbeat) -> bool:
-    return (
-        worker.queued_requests > 0 or worker.is_intake_paused or worker.running_requests >= worker.max_running_requests
-    )
 
 
 def _room(worker: Heartbeat, mean_tokens: float) -> int:

@@ -67,6 +67,18 @@ def test_a_rate_measured_with_room_to_spare_is_not_the_capacity(model: CapacityM
     assert forecast(model, full(rate=80)).requests_per_second == pytest.approx(8)
 
 
+def test_a_record_about_to_enter_a_batch_with_room_does_not_make_it_full(model: CapacityModel) -> None:
+    model.observe(worker(running_requests=2, waiting_requests=1, queued_requests=1, drained_tokens_per_second=5.0))
+    assert forecast(model, full(rate=80)).requests_per_second == pytest.approx(8)
+
+
+def test_a_worker_that_drains_faster_than_believed_is_faster_even_with_room_to_spare(model: CapacityModel) -> None:
+    model.observe(full(rate=8))
+    for _ in range(20):
+        model.observe(worker(running_requests=1, drained_tokens_per_second=80.0))
+    assert forecast(model, worker(running_requests=1)).requests_per_second > 0.5
+
+
 def test_a_worker_that_becomes_slow_under_load_is_noticed(model: CapacityModel) -> None:
     for _ in range(3):
         model.observe(full(rate=80))
@@ -107,6 +119,15 @@ def test_what_was_admitted_since_the_heartbeat_is_counted_until_the_next(
     fleet = [full()]
     model.observe(fleet[0])
     assert model.forecast("default", fleet).wait_seconds == pytest.approx(10 / 80)
+
+
+def test_short_requests_answered_between_two_heartbeats_are_no_queue(model: CapacityModel) -> None:
+    fleet = [worker(running_requests=0)]
+    model.observe(full(rate=80.0))
+    model.observe(fleet[0])
+    for _ in range(500):
+        model.answered("default", model.admitted("default", 10))
+    assert model.forecast("default", fleet).wait_seconds == 0
 
 
 def test_the_slowest_batch_says_how_long_a_token_takes(model: CapacityModel) -> None:
