@@ -1,6 +1,7 @@
 """What quantized weights cost and bring: the error of one tensor, or of a whole model on a text held back from it.
 
-`python -P -m services.worker.offline.quantization_benchmark --tensor`, or `--model DIR` for the table of methods.
+`python -P -m services.worker.offline.quantization_benchmark --tensor`, or `--model DIR` for the table of methods, or
+`--shape qwen2-0.5b` for speed alone. `--llama-cpp PYTHON` puts llama.cpp's own files of the model beside them.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import gc
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,14 +24,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
 from services.worker.engine.checkpoints.weights import open_checkpoint
 from services.worker.engine.config import EngineConfig
-from services.worker.engine.engine import Engine
 from services.worker.engine.execution.model_loading import load_model
 from services.worker.engine.quantization.quantization_error import QuantizationError
-from services.worker.offline.benchmark_measurement import BatchResult, measure_batch
 from services.worker.offline.english_text import Part, builtin_text, digest, windows
+from services.worker.offline.llama_cpp import LlamaCpp, make_file, measure_file
 from services.worker.offline.model_accuracy import Accuracy, ComputeLogits, Reference, measure_accuracy, take_reference
 from services.worker.offline.quantization_rows import Row, Size, choose_rows, make_checkpoint, measure_size
-from services.worker.offline.quantization_tables import accuracy_table, speed_table, tensor_table
+from services.worker.offline.quantization_speed import (
+    LLAMA_CPP_KINDS,
+    SHAPES,
+    Own,
+    measure_shape,
+    measure_speed,
+    speed_table,
+)
+from services.worker.offline.quantization_tables import accuracy_table, tensor_table
+from services.worker.offline.speed_rounds import Rates
 from services.worker.offline.tensor_error import tensor_errors
 from shared.tokenization.tokenizer import Tokenizer
 from shared.tokenization.tokenizer_error import TokenizerError
@@ -38,8 +47,6 @@ from shared.tokenization.tokenizer_error import TokenizerError
 _WINDOW_TOKENS = 512
 _NUM_WINDOWS = 100
 _QUICK_WINDOWS = 8
-_BATCHES = (1, 8, 32)
-_SPEED_PROMPT, _SPEED_OUTPUT = 64, 32
 
 Report = Callable[[str, int, int], None]
 """Called with what is done, steps done and steps in all."""
@@ -51,7 +58,6 @@ class MeasuredRow:
     note: str
     size: Size
     accuracy: Accuracy
-    speed: tuple[BatchResult, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +66,7 @@ class QuantizationResult:
     held_text: str
     num_calibration_sequences: int
     rows: tuple[MeasuredRow, ...]
+    speed: tuple[Rates, ...] = ()
 
 
 def run_benchmark(
@@ -69,10 +76,11 @@ def run_benchmark(
     *,
     num_windows: int,
     num_sequences: int,
-    with_speed: bool,
+    num_rounds: int,
+    llama_cpp: Path | None = None,
     report: Report,
 ) -> QuantizationResult:
-    """Raises CheckpointError, QuantizationError, TokenizerError, ValueError, OSError."""
+    """No speed with 0 rounds. Raises CheckpointError, QuantizationError, TokenizerError, ValueError, OSError."""
     text = windows(Tokenizer.from_directory(model), builtin_text(Part.HELD), length=_WINDOW_TOKENS, count=num_windows)
     report("16-bit reference", 0, len(rows))
     reference = take_reference(text, _logits(model, "none"))
@@ -80,26 +88,52 @@ def run_benchmark(
     for row in rows:
         report(f"{row.name}: weights", 0, num_windows)
         directory = make_checkpoint(row, model, made, num_sequences=num_sequences)
-        measured.append(_measure(row, directory, text, reference, with_speed=with_speed, report=report))
-    return QuantizationResult(
+        measured.append(_measure(row, directory, text, reference, report=report))
+    for kind in LLAMA_CPP_KINDS if llama_cpp is not None else ():
+        assert llama_cpp is not None
+        file = make_file(llama_cpp, model, kind, made)
+        measured.append(_measure_peer(file, llama_cpp, text, reference, report))
+    result = QuantizationResult(
         model=model.name,
         held_text=digest(text),
         num_calibration_sequences=num_sequences,
         rows=tuple(measured),
     )
+    if not num_rounds:
+        return result
+    own = [
+        Own(
+            name=row.name,
+            directory=make_checkpoint(row, model, made, num_sequences=num_sequences),
+            quantization=row.quantization,
+        )
+        for row in rows
+    ]
+    rates = measure_speed(
+        model,
+        own,
+        scratch=made,
+        python=llama_cpp,
+        num_rounds=num_rounds,
+        report=lambda done, total: report("speed", done, total),
+    )
+    return replace(result, speed=tuple(rates))
 
 
-def _measure(
-    row: Row, directory: Path, text: torch.Tensor, reference: Reference, *, with_speed: bool, report: Report
-) -> MeasuredRow:
-    quantization = "none" if row.choice is None else "keep"
+def _measure(row: Row, directory: Path, text: torch.Tensor, reference: Reference, *, report: Report) -> MeasuredRow:
     size = measure_size(open_checkpoint(directory))
-    compute = _logits(directory, quantization)
+    compute = _logits(directory, row.quantization)
     accuracy = measure_accuracy(text, compute, reference, lambda done, total: report(row.name, done, total))
     del compute
     gc.collect()
-    speed = tuple(_speed(directory, quantization)) if with_speed else ()
-    return MeasuredRow(name=row.name, note=row.note, size=size, accuracy=accuracy, speed=speed)
+    return MeasuredRow(name=row.name, note=row.note, size=size, accuracy=accuracy)
+
+
+def _measure_peer(file: Path, python: Path, text: torch.Tensor, reference: Reference, report: Report) -> MeasuredRow:
+    name = f"llama.cpp {file.stem.rpartition('-')[2]}"
+    with LlamaCpp(python, file, num_threads=torch.get_num_threads()) as peer:
+        accuracy = measure_accuracy(text, peer.logits, reference, lambda done, total: report(name, done, total))
+    return MeasuredRow(name=name, note="its own quantizer", size=measure_file(file), accuracy=accuracy)
 
 
 def _logits(directory: Path, quantization: str) -> ComputeLogits:
@@ -110,22 +144,6 @@ def _logits(directory: Path, quantization: str) -> ComputeLogits:
     return load_model(config).runner.prompt_logits
 
 
-def _speed(directory: Path, quantization: str) -> Iterator[BatchResult]:
-    engine = Engine.load(
-        EngineConfig(
-            model=directory,
-            max_model_tokens=_SPEED_PROMPT + _SPEED_OUTPUT + 16,
-            max_running_sequences=max(_BATCHES),
-            max_waiting_sequences=max(_BATCHES),
-            enable_prefix_cache=False,
-            quantization=quantization,
-        )
-    )
-    measure_batch(engine, 1, prompt_tokens=_SPEED_PROMPT, output_tokens=4, repeats=1)
-    for size in _BATCHES:
-        yield measure_batch(engine, size, prompt_tokens=_SPEED_PROMPT, output_tokens=_SPEED_OUTPUT, repeats=3)
-
-
 def _command(
     tensor: Annotated[bool, typer.Option("--tensor", help="Only the error of one known tensor.")] = False,
     model: Annotated[Path | None, typer.Option(help="Directory of a Hugging Face checkpoint.")] = None,
@@ -133,7 +151,11 @@ def _command(
     made: Annotated[Path | None, typer.Option(help="Where quantized checkpoints are kept; unset: thrown away.")] = None,
     sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences of 256 tokens.")] = 96,
     quick: Annotated[bool, typer.Option("--quick", help="A shorter text: 4,096 tokens instead of 51,200.")] = False,
-    speed: Annotated[bool, typer.Option(help="Also how fast each row runs.")] = True,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds in which rows take turns for speed; 0: none.")] = 3,
+    shape: Annotated[str, typer.Option(help=f"Only speed, of random weights: {', '.join(SHAPES)}.")] = "",
+    llama_cpp: Annotated[
+        Path | None, typer.Option(help="A Python that has llama-cpp-python: its Q8_0 and Q4_0 of the model, too.")
+    ] = None,
     num_threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -145,21 +167,37 @@ def _command(
         if tensor:
             _print([dataclasses.asdict(error) for error in tensor_errors()], as_json, tensor_table(tensor_errors()))
             return
-        if model is None:
-            raise ValueError("--model is needed, the directory of a checkpoint; or --tensor")
+        if model is None and shape not in SHAPES:
+            raise ValueError("--model is needed, the directory of a checkpoint; or --tensor, or a known --shape")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with tempfile.TemporaryDirectory() as thrown_away, Progress(*columns, console=errors, transient=True) as bar:
             task = bar.add_task("", total=None)
+
+            def report(what: str, done: int, total: int) -> None:
+                bar.update(task, description=what, completed=done, total=total)
+
+            scratch = made or Path(thrown_away)
+            if model is None:
+                rates = measure_shape(
+                    shape,
+                    scratch=scratch,
+                    python=llama_cpp,
+                    num_rounds=max(1, rounds),
+                    report=lambda done, total: report("rounds", done, total),
+                )
+                _print([dataclasses.asdict(one) for one in rates], as_json, speed_table(shape, rates))
+                return
             result = run_benchmark(
                 model,
                 choose_rows(rows),
-                made or Path(thrown_away),
+                scratch,
                 num_windows=_QUICK_WINDOWS if quick else _NUM_WINDOWS,
                 num_sequences=sequences,
-                with_speed=speed,
-                report=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+                num_rounds=rounds,
+                llama_cpp=llama_cpp,
+                report=report,
             )
-        tables = [accuracy_table(result), *([speed_table(result)] if speed else [])]
+        tables = [accuracy_table(result), *([speed_table(result.model, result.speed)] if result.speed else [])]
         _print(dataclasses.asdict(result), as_json, *tables)
     except (CheckpointError, QuantizationError, TokenizerError, ValueError, OSError) as error:
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)

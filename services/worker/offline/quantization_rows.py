@@ -10,6 +10,7 @@ from pathlib import Path
 
 from services.worker.engine.calibration.method_choice import QuantizationChoice
 from services.worker.engine.checkpoints.weights import Checkpoint
+from services.worker.engine.quantization.load_time import KEEP, NONE
 from services.worker.offline.quantize_model import quantize_checkpoint
 
 
@@ -20,6 +21,11 @@ class Row:
     name: str
     choice: QuantizationChoice | None
     note: str = ""
+
+    @property
+    def quantization(self) -> str:
+        """How the engine loads it."""
+        return NONE if self.choice is None else KEEP
 
 
 def _row(name: str, method: str, note: str = "", **options: int | bool) -> Row:

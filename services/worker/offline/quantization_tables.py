@@ -7,7 +7,6 @@ from typing import Protocol
 
 from rich.table import Table
 
-from services.worker.offline.benchmark_measurement import BatchResult
 from services.worker.offline.model_accuracy import Accuracy
 from services.worker.offline.quantization_rows import Size
 from services.worker.offline.tensor_error import NUM_VALUES, TensorError
@@ -24,8 +23,6 @@ class ShownRow(Protocol):
     def size(self) -> Size: ...
     @property
     def accuracy(self) -> Accuracy: ...
-    @property
-    def speed(self) -> tuple[BatchResult, ...]: ...
 
 
 class ShownResult(Protocol):
@@ -81,17 +78,4 @@ def accuracy_table(result: ShownResult) -> Table:
             f"{row.size.total_bytes / _MEGABYTE:.0f}",
             row.note,
         )
-    return table
-
-
-def speed_table(result: ShownResult) -> Table:
-    sizes = [batch.batch_size for batch in result.rows[0].speed]
-    table = Table(title=f"{result.model}: tokens per second")
-    table.add_column("row")
-    for size in sizes:
-        table.add_column(f"decode, batch {size}", justify="right")
-    table.add_column("prefill", justify="right")
-    for row in result.rows:
-        decode = [f"{batch.decode_tokens_per_second:,.0f}" for batch in row.speed]
-        table.add_row(row.name, *decode, f"{row.speed[-1].prompt_tokens_per_second:,.0f}")
     return table

@@ -29,6 +29,22 @@ QWEN3_06B: dict[str, Any] = {
     "tie_word_embeddings": True,
     "torch_dtype": "bfloat16",
 }
+QWEN2_05B: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_act": "silu",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1_000_000.0,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+}
 _SPREAD = 0.02
 
 

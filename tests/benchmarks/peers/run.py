@@ -17,8 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from services.worker.offline.gguf_export import write_gguf
 from shared.resilience.openmp import with_short_spins
-from tests.benchmarks.peers.checkpoints import make_random_qwen2, write_gguf
+from tests.benchmarks.peers.checkpoints import make_random_qwen2
 from tests.benchmarks.peers.environment import build_environment
 from tests.benchmarks.peers.machine import product_rate, read_bandwidth, state_of_machine
 from tests.benchmarks.peers.mixed_load import felt, plan

@@ -24,6 +24,7 @@ from services.worker.engine.models.layer_weights import DecoderLayer, LayerReade
 from services.worker.engine.models.linear import NativeLinear
 from services.worker.engine.models.linear_reader import LinearReader, PlainLinears, ReadTensor
 from services.worker.engine.models.native_decoder import NativeDecoder, why_not_native
+from services.worker.engine.models.quantized_native import CodedLinear
 from services.worker.engine.models.rope import rope_table
 from services.worker.engine.native.quantized_library import load_quantized_kernels
 
@@ -118,7 +119,7 @@ class Decoder:
 
         Of use where nothing else is asked of them: the logits are never in memory.
         """
-        if not isinstance(self._head, NativeLinear) or self.config.final_cap is not None:
+        if not isinstance(self._head, NativeLinear | CodedLinear) or self.config.final_cap is not None:
             return None
         normed = self._operators.rms_norm(hidden, self._final_norm, self.config.rms_norm_eps)
         return self._head.largest(normed)

@@ -22,6 +22,7 @@ from services.worker.engine.checkpoints.rope_scaling import Rope
 from services.worker.engine.models.feed_forward import DenseFeedForward
 from services.worker.engine.models.layer_weights import DecoderLayer
 from services.worker.engine.models.linear import Linear, NativeLinear
+from services.worker.engine.models.quantized_native import CodedLinear, CodedRows, IntegerLinear, TableLinear
 from services.worker.engine.native.library import load_decoder_step
 from services.worker.engine.native.step_structures import (
     STEP_PARTS,
@@ -33,6 +34,8 @@ from services.worker.engine.native.step_structures import (
 )
 
 _LANES = 16
+BYTES_OF_SCRATCH = 4 * _LANES * 2
+"""For each inner value: four strips of 16 columns, looked up."""
 
 
 def why_not_native(config: DecoderConfig, layers: list[DecoderLayer], attention: AttentionBackend) -> str:
@@ -56,7 +59,13 @@ def _why_not_layer(layer: DecoderLayer) -> str:
     if not isinstance(block, DenseFeedForward):
         return "experts"
     linears = (layer.query_key_value, layer.output, block.gate_up, block.down)
-    return "" if all(isinstance(linear, NativeLinear) for linear in linears) else "weights of another format"
+    return "" if all(map(_is_native, linears)) else "weights of another format"
+
+
+def _is_native(linear: Linear) -> bool:
+    if isinstance(linear, TableLinear):
+        return linear.rounds_inputs is None
+    return isinstance(linear, NativeLinear | IntegerLinear)
 
 
 class NativeDecoder:
@@ -85,6 +94,9 @@ class NativeDecoder:
         self._caches: Sequence[LayerCache] | None = None
         self._seconds: ctypes.Array[ctypes.c_double] | None = None
         self._buffer = torch.empty(0, dtype=torch.bfloat16)
+        self._coded = [linear for layer in layers for linear in _linears(layer) if isinstance(linear, CodedLinear)]
+        self._coded_rows = CodedRows(0, 0, 0)
+        self._scratch = torch.empty(0, dtype=torch.uint8)
 
     def forward(
         self, residual: torch.Tensor, caches: Sequence[LayerCache], layouts: Sequence[StepLayout]
@@ -105,6 +117,7 @@ class NativeDecoder:
             block_size=first.block_size_tokens,
             seconds=None if self._seconds is None else ctypes.addressof(self._seconds),
             **self._buffers(residual.shape[0]),
+            **self._coded_buffers(residual.shape[0]),
         )
         self._run(ctypes.byref(self._decoder), ctypes.byref(step))
         return residual
@@ -146,6 +159,21 @@ class NativeDecoder:
             place += num_tokens * width * self._buffer.itemsize
         return places
 
+    def _coded_buffers(self, num_tokens: int) -> dict[str, Any]:
+        if not self._coded:
+            return {}
+        weights = [linear.weights for linear in self._coded]
+        most_inner, most_groups = max(w.num_padded for w in weights), max(w.num_groups for w in weights)
+        if len(self._coded_rows.codes) < num_tokens:
+            self._coded_rows = CodedRows(most_inner, most_groups, num_tokens)
+        places: dict[str, Any] = {"coded": self._coded_rows.structure}
+        if num_tokens >= min(linear.structure.expand_from_rows for linear in self._coded):
+            each, threads = most_inner * BYTES_OF_SCRATCH, torch.get_num_threads()
+            if self._scratch.numel() < each * threads:
+                self._scratch = torch.empty(each * threads, dtype=torch.uint8)
+            places |= {"scratch": self._scratch.data_ptr(), "scratch_bytes": each}
+        return places
+
 
 def _layer(layer: DecoderLayer, angles: torch.Tensor) -> LayerStructure:
     block = layer.feed_forward
@@ -172,7 +200,18 @@ def _layout(layout: StepLayout) -> LayoutStructure:
     return LayoutStructure(slots=layout.slots.data_ptr(), block_tables=tables.data_ptr(), table_size=tables.shape[1])
 
 
+def _linears(layer: DecoderLayer) -> tuple[Linear, ...]:
+    block = layer.feed_forward
+    assert isinstance(block, DenseFeedForward)
+    return layer.query_key_value, layer.output, block.gate_up, block.down
+
+
 def _linear(linear: Linear) -> LinearStructure:
+    if isinstance(linear, CodedLinear):
+        weights = linear.weights
+        return LinearStructure(
+            columns=weights.num_columns, inner=weights.num_inner, coded=ctypes.pointer(linear.structure)
+        )
     assert isinstance(linear, NativeLinear)
     return LinearStructure(
         packed=_pointer(linear.packed),

@@ -18,8 +18,10 @@ from services.worker.engine.models.quantized_native import (
     can_multiply_integers,
 )
 from services.worker.engine.models.quantized_reference import DequantizingLinear
+from services.worker.engine.models.quantized_triton import TritonLinear, can_run_on_triton
 from services.worker.engine.native.quantized_library import load_quantized_kernels
 from services.worker.engine.quantization.quantized_tensor import QuantizedTensor
+from services.worker.engine.triton_kernels.availability import why_no_triton
 
 
 class QuantizedLinear(Protocol):
@@ -42,6 +44,8 @@ class QuantizedLinears:
         self._dtype = dtype
         self._device = device
         self._kernels = load_quantized_kernels() if device.type == "cpu" else None
+        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+        self._has_triton = device.type == "cuda" and not why_no_triton(device, capability)
         self._expand_from_rows: dict[tuple[int, bool], int] = {}
         self._counts: dict[str, int] = {}
         self._num_bytes = 0
@@ -72,4 +76,6 @@ class QuantizedLinears:
                 self._expand_from_rows[kind] = measure_expansion(linear, weight.shape[1])
             linear.expand_from_rows = self._expand_from_rows[kind]
             return linear
+        if self._has_triton and can_run_on_triton(weight, self._dtype):
+            return TritonLinear(weight, bias, device=self._device, wide_output=wide_output)
         return DequantizingLinear(weight.to(self._device), bias, wide_output=wide_output)

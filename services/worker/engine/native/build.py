@@ -22,6 +22,7 @@ _NAMES = (
     "decoder_step.c",
     "quantized_integer.c",
     "quantized_table.c",
+    "quantized_products.c",
     "quantized_attention.c",
 )
 SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
@@ -39,8 +40,8 @@ _FLAGS = (
     "-fassociative-math",
 )
 """Sums may be reordered, which vectorises them; NaN and infinity keep their meaning."""
-_FLAGS_OF = dict.fromkeys(("quantized_integer.c", "quantized_table.c"), ("-fno-associative-math",))
-"""Not where the same sum is written out for several numbers of rows: all must add in one order."""
+_FLAGS_OF = dict.fromkeys(("quantized_integer.c", "quantized_table.c"), ("-fno-associative-math", "-ffp-contract=off"))
+"""Not where the same sum is written out for several numbers of rows: all must add in one order, rounded alike."""
 _BUILD_TIMEOUT_SECONDS = 300
 
 

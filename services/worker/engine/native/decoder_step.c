@@ -1,4 +1,5 @@
-/* All layers of a bfloat16 decoder in one parallel region: a step's hidden states from its embeddings.
+/* All layers of a bfloat16 decoder in one parallel region: a step's hidden states from its embeddings. Its matrices may
+ * be coded ones (quantized_products.h).
  *
  * What one loop leaves is the next one's input, so the threads meet after each (team.h); nothing else is between two
  * loops: no call from Python, no start of threads, no allocation. Legend as in kernels.c. Rounded where the separate
@@ -7,11 +8,13 @@
 #include <time.h>
 
 #include "chunk_attention.h"
+#include "quantized_products.h"
 #include "rows.h"
 
 struct linear {
     const uint16_t *packed, *bias;
     int64_t columns, inner;
+    const struct coded *coded; /* instead of `packed` and `bias`, or NULL */
 };
 
 struct layer {
@@ -42,8 +45,10 @@ struct step {
     uint16_t *queries, *attended;   /* [T, H * D] */
     uint16_t *update;               /* [T, hidden] */
     uint16_t *gated;                /* [T, inner] */
+    struct coded_inputs coded;      /* rows of whatever a coded matrix multiplies next */
+    uint8_t *scratch;               /* [threads, scratch_bytes], or NULL: see quantized_products.h */
     double *seconds;                /* [NUM_PARTS] to add to, or NULL: the first thread's processor time */
-    int64_t tokens, sequences, singles, block_size;
+    int64_t tokens, sequences, singles, block_size, scratch_bytes;
 };
 
 enum part { NORMS, QUERY_KEY_VALUE, ATTENTION, OUTPUT, GATE_UP, DOWN, NUM_PARTS };
@@ -64,19 +69,41 @@ static void charge(const struct step *s, int64_t thread, enum part part, double 
     *since = now;
 }
 
-static void norm_rows(const struct decoder *d, const struct step *s, struct team *team, int64_t thread,
-                      const uint16_t *update, const uint16_t *weight) {
-    int64_t size = d->hidden;
-    FOR_CLAIMED(row, s->tokens, team, thread)
-        norm_row_bf16(s->normed + row * size, s->residual + row * size, update ? update + row * size : NULL, weight, size,
-                      d->epsilon);
+/* A row as `linear` reads it; bfloat16 weights read it where it lies. */
+static void prepare(const struct step *s, const struct linear *linear, const uint16_t *in, int64_t row) {
+    if (linear->coded) penstock_prepare_row(&s->coded, linear->coded, in + row * linear->inner, row);
+}
+
+static void prepare_rows(const struct step *s, const struct linear *linear, const uint16_t *in, struct team *team,
+                         int64_t thread) {
+    if (linear->coded == NULL) return;
+    FOR_CLAIMED(row, s->tokens, team, thread) prepare(s, linear, in, row);
     meet(team);
 }
 
-static void apply(const struct linear *linear, uint16_t *out, const uint16_t *in, int64_t rows, struct team *team,
-                  int64_t thread, enum epilogue epilogue) {
-    const struct product p = {out, in, linear->packed, linear->bias, rows, linear->columns, linear->inner, 0};
-    penstock_multiply(&p, team, thread, NULL, epilogue);
+/* ... and as `next` reads them. */
+static void norm_rows(const struct decoder *d, const struct step *s, struct team *team, int64_t thread,
+                      const uint16_t *update, const uint16_t *weight, const struct linear *next) {
+    int64_t size = d->hidden;
+    FOR_CLAIMED(row, s->tokens, team, thread) {
+        norm_row_bf16(s->normed + row * size, s->residual + row * size, update ? update + row * size : NULL, weight, size,
+                      d->epsilon);
+        prepare(s, next, s->normed, row);
+    }
+    meet(team);
+}
+
+static void apply(const struct step *s, const struct linear *linear, uint16_t *out, const uint16_t *in,
+                  struct team *team, int64_t thread, enum epilogue epilogue) {
+    if (linear->coded) {
+        int is_expanded = s->scratch != NULL && s->tokens >= linear->coded->expand_from_rows;
+        const struct coded_product p = {out, linear->coded, s->coded, s->tokens, 0};
+        penstock_multiply_coded(&p, team, thread, NULL, epilogue,
+                                is_expanded ? s->scratch + thread * s->scratch_bytes : NULL);
+    } else {
+        const struct product p = {out, in, linear->packed, linear->bias, s->tokens, linear->columns, linear->inner, 0};
+        penstock_multiply(&p, team, thread, NULL, epilogue);
+    }
     meet(team);
 }
 
@@ -159,19 +186,21 @@ static void run_layer(const struct decoder *d, const struct layer *l, const stru
                       int64_t thread, int is_first) {
     double since = 0.0;
     charge(s, thread, NUM_PARTS, &since);
-    norm_rows(d, s, team, thread, is_first ? NULL : s->update, l->input_norm);
+    norm_rows(d, s, team, thread, is_first ? NULL : s->update, l->input_norm, &l->query_key_value);
     charge(s, thread, NORMS, &since);
-    apply(&l->query_key_value, s->projected, s->normed, s->tokens, team, thread, STORE_SUMS);
+    apply(s, &l->query_key_value, s->projected, s->normed, team, thread, STORE_SUMS);
     charge(s, thread, QUERY_KEY_VALUE, &since);
     attend(d, l, s, team, thread);
     charge(s, thread, ATTENTION, &since);
-    apply(&l->output, s->update, s->attended, s->tokens, team, thread, STORE_SUMS);
+    prepare_rows(s, &l->output, s->attended, team, thread);
+    apply(s, &l->output, s->update, s->attended, team, thread, STORE_SUMS);
     charge(s, thread, OUTPUT, &since);
-    norm_rows(d, s, team, thread, s->update, l->inner_norm);
+    norm_rows(d, s, team, thread, s->update, l->inner_norm, &l->gate_up);
     charge(s, thread, NORMS, &since);
-    apply(&l->gate_up, s->gated, s->normed, s->tokens, team, thread, d->is_gelu ? STORE_GELU : STORE_SILU);
+    apply(s, &l->gate_up, s->gated, s->normed, team, thread, d->is_gelu ? STORE_GELU : STORE_SILU);
     charge(s, thread, GATE_UP, &since);
-    apply(&l->down, s->update, s->gated, s->tokens, team, thread, STORE_SUMS);
+    prepare_rows(s, &l->down, s->gated, team, thread);
+    apply(s, &l->down, s->update, s->gated, team, thread, STORE_SUMS);
     charge(s, thread, DOWN, &since);
 }
 

@@ -84,8 +84,8 @@ static void keep_largest(const struct product *p, struct largest *best, const fl
         if (sums[i] == peak) best->column = (int32_t)(column + i);
 }
 
-static void finish_rows(const struct product *p, float *sums, int64_t row, int64_t rows, int64_t column, int64_t groups,
-                        struct largest *best, enum epilogue epilogue) {
+void penstock_finish_rows(const struct product *p, float *sums, int64_t row, int64_t rows, int64_t column,
+                          int64_t groups, struct largest *best, enum epilogue epilogue) {
     int64_t width = groups * LANES;
     for (int64_t r = 0; r < rows; r++, sums += width) switch (epilogue) {
         case STORE_SUMS: store_sums(p, sums, row + r, column, width); break;
@@ -115,7 +115,7 @@ static void multiply_strip(const struct product *p, int64_t column, int64_t next
         float sums[TILE_ROWS * STRIP];
         int64_t rows = p->rows - row < each ? p->rows - row : each;
         penstock_tile(sums, p->in + row * p->inner, p->inner, weights, ahead, p->inner, rows, groups);
-        finish_rows(p, sums, row, rows, column, groups, best, epilogue);
+        penstock_finish_rows(p, sums, row, rows, column, groups, best, epilogue);
     }
 }
 
@@ -149,6 +149,23 @@ void penstock_matmul(void *out, const uint16_t *in, const uint16_t *packed, cons
     }
 }
 
+void penstock_begin_largest(struct largest *best, int64_t rows) {
+    for (int64_t row = 0; row < rows; row++) best[row] = (struct largest){-__builtin_inff(), 0, 0};
+}
+
+void penstock_end_largest(int64_t *out, const struct largest *found, int64_t threads, int64_t rows) {
+    for (int64_t row = 0; row < rows; row++) {
+        struct largest best = found[row];
+        for (int64_t thread = 1; thread < threads; thread++) {
+            struct largest other = found[thread * rows + row];
+            best.is_broken |= other.is_broken;
+            if (other.value > best.value || (other.value == best.value && other.column < best.column))
+                best.value = other.value, best.column = other.column;
+        }
+        out[row] = best.is_broken || !(best.value >= -3.4028234e38f) ? -1 : best.column;
+    }
+}
+
 /* The column of the largest product of each row, -1 where one of them is not a finite number; the products themselves
  * never leave the cache. Of equal ones the first. `scratch`: [threads, rows] of struct largest. */
 void penstock_largest(int64_t *out, struct largest *scratch, const uint16_t *in, const uint16_t *packed, int64_t rows,
@@ -160,19 +177,10 @@ void penstock_largest(int64_t *out, struct largest *scratch, const uint16_t *in,
 #pragma omp single
         team.size = team_size();
         struct largest *best = scratch + own_number() * rows;
-        for (int64_t row = 0; row < rows; row++) best[row] = (struct largest){-__builtin_inff(), 0, 0};
+        penstock_begin_largest(best, rows);
         penstock_multiply(&p, &team, own_number(), best, KEEP_LARGEST);
     }
-    for (int64_t row = 0; row < rows; row++) {
-        struct largest best = scratch[row];
-        for (int64_t thread = 1; thread < team.size; thread++) {
-            struct largest other = scratch[thread * rows + row];
-            best.is_broken |= other.is_broken;
-            if (other.value > best.value || (other.value == best.value && other.column < best.column))
-                best.value = other.value, best.column = other.column;
-        }
-        out[row] = best.is_broken || !(best.value >= -3.4028234e38f) ? -1 : best.column;
-    }
+    penstock_end_largest(out, scratch, team.size, rows);
 }
 
 /* weight [columns, inner] -> packed; both bfloat16. */

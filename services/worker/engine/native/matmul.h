@@ -44,4 +44,13 @@ void penstock_tile(float *sums, const uint16_t *in, int64_t stride, const uint16
 void penstock_multiply(const struct product *p, struct team *team, int64_t thread, struct largest *best,
                        enum epilogue epilogue);
 
+/* What becomes of sums [rows, groups * 16] from `column` on, of gated products from there and from its partner on. */
+void penstock_finish_rows(const struct product *p, float *sums, int64_t row, int64_t rows, int64_t column,
+                          int64_t groups, struct largest *best, enum epilogue epilogue);
+
+/* One thread's [rows] before the first column; all threads' [threads, rows] after the last -> a column each, -1 where
+ * something was not a finite number. */
+void penstock_begin_largest(struct largest *best, int64_t rows);
+void penstock_end_largest(int64_t *out, const struct largest *found, int64_t threads, int64_t rows);
+
 #endif

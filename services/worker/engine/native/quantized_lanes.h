@@ -24,6 +24,15 @@ INLINE ints same_int(int32_t x) { return x - (ints){0}; }
 
 INLINE floats to_floats(ints x) { return __builtin_convertvector(x, floats); }
 
+/* sum + x * y, rounded once where the processor can: written out, since compilers choose anew in every copy of a loop. */
+INLINE floats add_product(floats sum, floats x, floats y) {
+#if defined(__AVX512F__)
+    return (floats)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)sum);
+#else
+    return sum + x * y;
+#endif
+}
+
 INLINE floats load_floats(const float *x) {
     floats y;
     memcpy(&y, x, sizeof y);
@@ -49,7 +58,7 @@ INLINE floats load_scales(const void *scales, int64_t index, int64_t is_half) {
 }
 
 /* sums += four products each: `weights` holds 16 x 4 unsigned bytes, `four` points to 4 signed ones. Exact. */
-INLINE ints add_products(ints sums, ints weights, const int8_t *four) {
+INLINE ints add_fours(ints sums, ints weights, const int8_t *four) {
     int32_t all;
     memcpy(&all, four, sizeof all);
 #if defined(__AVX512VNNI__)
@@ -74,30 +83,6 @@ INLINE ints add_products(ints sums, ints weights, const int8_t *four) {
     sums += ((weights >> 16) & low) * same_int(four[2]);
     sums += ((weights >> 24) & low) * same_int(four[3]);
     return sums;
-#endif
-}
-
-/* Sixteen outputs of one row from `column` on, as bfloat16 or float32; nothing is written behind the last column. */
-INLINE void store_row(void *out, floats sums, const float *bias, int64_t row, int64_t column, int64_t columns,
-                      int64_t is_wide) {
-    int64_t left = columns - column, count = left < LANES ? left : LANES;
-    if (left <= 0) return; /* padding: weights, scales and bias reach to a multiple of 64 columns */
-    if (bias) sums += load_floats(bias + column);
-    if (is_wide) {
-        memcpy((float *)out + row * columns + column, &sums, (size_t)count * sizeof(float));
-        return;
-    }
-    uint16_t *y = (uint16_t *)out + row * columns + column;
-#if defined(__AVX512BF16__) && defined(__AVX512VL__)
-    __mmask16 mask = (__mmask16)((1u << count) - 1);
-    _mm256_mask_storeu_epi16(y, mask, (__m256i)_mm512_cvtneps_pbh((__m512)sums));
-#else
-    for (int64_t i = 0; i < count; i++) {
-        float x = sums[i];
-        uint32_t bits;
-        memcpy(&bits, &x, sizeof bits);
-        y[i] = (uint16_t)(x != x ? 0x7FC0u : (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
-    }
 #endif
 }
 

@@ -1,5 +1,4 @@
-"""The kernels for quantized weights as functions on pointers; see quantized_integer.c, quantized_table.c
-and quantized_attention.c.
+"""The kernels for quantized weights as functions on pointers; see quantized_products.h and quantized_attention.c.
 
 Checks nothing: callers pass contiguous CPU tensors laid out as those files say. None where nothing can be built.
 """
@@ -21,11 +20,11 @@ _POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
 
 class QuantizedKernels:
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.integer_matmul = _function(library, "penstock_integer_matmul", 8, 8)
+        self.matmul = _function(library, "penstock_coded_matmul", 3, 2)
+        self.largest = _function(library, "penstock_coded_largest", 4, 1)
+        self.prepare_rows = _function(library, "penstock_prepare_rows", 3, 1)
         self.quantize_rows_f32 = _function(library, "penstock_quantize_rows_f32", 4, 5)
         self.quantize_rows_bf16 = _function(library, "penstock_quantize_rows_bf16", 4, 5)
-        self.table_matmul = _function(library, "penstock_table_matmul", 8, 8, result=_INTEGER)
-        self.group_sums = _function(library, "penstock_group_sums", 2, 3)
         self.write_cells = _function(library, "penstock_write_cells", 3, 6)
         self.attend_cells = _function(library, "penstock_attend_cells", 6, 10, num_floats=2)
         self.has_fast_table = bool(_function(library, "penstock_has_fast_table_matmul", 0, 0, result=_INTEGER)())

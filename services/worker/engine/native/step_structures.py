@@ -2,6 +2,8 @@
 
 import ctypes
 
+from services.worker.engine.native.coded_structures import CodedInputsStructure, CodedStructure
+
 STEP_PARTS = ("norms", "query, key, value", "rope and attention", "attention's output", "gate and up", "down")
 """What `seconds` of a step is told of, in its order."""
 
@@ -9,7 +11,13 @@ _POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
 class LinearStructure(ctypes.Structure):
-    _fields_ = [("packed", _POINTER), ("bias", _POINTER), ("columns", _INTEGER), ("inner", _INTEGER)]
+    _fields_ = [
+        ("packed", _POINTER),
+        ("bias", _POINTER),
+        ("columns", _INTEGER),
+        ("inner", _INTEGER),
+        ("coded", ctypes.POINTER(CodedStructure)),
+    ]
 
 
 class LayerStructure(ctypes.Structure):
@@ -50,11 +58,14 @@ class StepStructure(ctypes.Structure):
         ("attended", _POINTER),
         ("update", _POINTER),
         ("gated", _POINTER),
+        ("coded", CodedInputsStructure),
+        ("scratch", _POINTER),
         ("seconds", _POINTER),
         ("tokens", _INTEGER),
         ("sequences", _INTEGER),
         ("singles", _INTEGER),
         ("block_size", _INTEGER),
+        ("scratch_bytes", _INTEGER),
     ]
 
 

@@ -9,7 +9,8 @@ import torch
 from gguf import GGUFReader
 from safetensors.torch import save_file
 
-from tests.benchmarks.peers.checkpoints import QWEN2_05B, gguf_name, interleaved, random_weights, write_gguf
+from services.worker.offline.gguf_export import gguf_name, interleaved, write_gguf
+from tests.benchmarks.peers.checkpoints import QWEN2_05B, random_weights
 from tests.benchmarks.peers.engines import draw_prompts
 from tests.benchmarks.peers.environment import needed_by_vllm
 from tests.benchmarks.peers.report import Report, as_table, layer_values

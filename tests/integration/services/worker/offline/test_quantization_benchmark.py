@@ -46,7 +46,7 @@ def _row_of(output: str, name: str) -> dict[str, Any]:
 def test_rows_are_made_measured_and_kept(model: Path, tmp_path: Path) -> None:
     rows = "16-bit,int8-rtn,int4-rtn-g64,int4-gptq-g64,int2-rtn-g64"
     arguments = ("--model", str(model), "--rows", rows, "--made", str(tmp_path / "made"), "--sequences", "2", "--quick")
-    finished = command_line(*arguments, "--no-speed", "--json")
+    finished = command_line(*arguments, "--rounds", "0", "--json")
     assert finished.exit_code == 0, finished.output
     plain = _row_of(finished.stdout, "16-bit")
     assert plain["accuracy"]["agreement"] == 1.0
@@ -58,7 +58,7 @@ def test_rows_are_made_measured_and_kept(model: Path, tmp_path: Path) -> None:
     assert _row_of(finished.stdout, "int4-rtn-g64")["size"]["bits_per_weight"] < 6
     made = tmp_path / "made" / "int4-gptq-g64" / "config.json"
     written = made.stat().st_mtime_ns
-    again = command_line(*arguments[:3], "int4-gptq-g64", *arguments[4:], "--no-speed", "--json")
+    again = command_line(*arguments[:3], "int4-gptq-g64", *arguments[4:], "--rounds", "0", "--json")
     assert _row_of(again.stdout, "int4-gptq-g64") == _row_of(finished.stdout, "int4-gptq-g64")
     assert made.stat().st_mtime_ns == written
 
@@ -67,7 +67,7 @@ def test_the_tables_show_accuracy_and_speed(model: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr(tool, "_QUICK_WINDOWS", 2)
     monkeypatch.setattr(tool, "_WINDOW_TOKENS", 64)
-    shown = command_line("--model", str(model), "--rows", "16-bit,int8-rtn-a8", "--quick")
+    shown = command_line("--model", str(model), "--rows", "16-bit,int8-rtn-a8", "--quick", "--rounds", "1")
     assert shown.exit_code == 0, shown.output
     assert "same best token" in shown.stdout
     assert "decode, batch 32" in shown.stdout

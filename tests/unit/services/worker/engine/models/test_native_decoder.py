@@ -10,8 +10,12 @@ from services.worker.engine.attention.step_layout import StepLayout
 from services.worker.engine.checkpoints.model_config import Activation, DecoderConfig, parse_model_config
 from services.worker.engine.checkpoints.tensor_shapes import expected_shapes
 from services.worker.engine.models.decoder import Decoder
+from services.worker.engine.models.linear_reader import RoundedLinears
 from services.worker.engine.models.native_operators import NativeOperators
+from services.worker.engine.models.quantized_linear import QuantizedLinears
+from services.worker.engine.models.quantized_native import NEVER
 from services.worker.engine.native.library import load_kernels, load_products
+from services.worker.engine.quantization.load_time import parse_rounding
 
 BLOCK_SIZE, NUM_BLOCKS = 16, 64
 LLAMA = {
@@ -42,6 +46,7 @@ CASES = {
         "head_dim": 32,
     },
 }
+ROUNDED = ["rtn-int8", "rtn-int4-g16-a8", "rtn-int4-g48-asym-a8", "rtn-int4-g16", "rtn-int8-a16", "rtn-fp8"]
 LENGTHS = {
     "one token": [(1, 1)],
     "single tokens": [(1, 16), (1, 17), (1, 300), (1, 40), (1, 2), (1, 33), (1, 100)],
@@ -57,7 +62,7 @@ def config_of(case: str) -> DecoderConfig:
     return parse_model_config({**CASES[case], "dtype": "bfloat16"}, source=Path("config.json"))
 
 
-def build(config: DecoderConfig, *, is_reference: bool = False) -> Decoder:
+def build(config: DecoderConfig, *, is_reference: bool = False, quantization: str = "none") -> Decoder:
     kernels = load_kernels(torch.bfloat16)
     products = load_products()
     if kernels is None or products is None or not products.has_pair_products:
@@ -68,7 +73,12 @@ def build(config: DecoderConfig, *, is_reference: bool = False) -> Decoder:
         name: (torch.randn(shape) * 0.3 + (1.0 if "norm" in name else 0.0)).bfloat16() for name, shape in shapes.items()
     }
     attention = ReferenceAttention() if is_reference else NativeAttention(kernels)
-    decoder = Decoder(config, weights.__getitem__, attention=attention, operators=NativeOperators(kernels))
+    read = weights.__getitem__
+    rounding = parse_rounding(quantization)
+    kinds = QuantizedLinears(torch.bfloat16, torch.device("cpu"))
+    linears = None if rounding is None else RoundedLinears(read, rounding, kinds)
+    operators = NativeOperators(kernels)
+    decoder = Decoder(config, read, attention=attention, operators=operators, linears=linears)
     decoder.prepare_positions(512)
     return decoder
 
@@ -132,6 +142,46 @@ def test_a_step_is_the_operators_one_after_another(case: str, lengths: str) -> N
     else:
         error = (found.float() - expected.float()).norm() / expected.float().norm()
         assert error < 0.05, "chunks are summed in another order"
+
+
+@pytest.mark.parametrize("quantization", ROUNDED)
+@pytest.mark.parametrize("lengths", ["one token", "single tokens", "single tokens and chunks"])
+def test_a_step_with_quantized_weights_is_the_operators_one_after_another(quantization: str, lengths: str) -> None:
+    config = config_of("qwen2, biases")
+    decoder, layout, cache = build(config, quantization=quantization), make_step(LENGTHS[lengths]), make_cache(config)
+    own_cache = cache.clone()
+    expected = run(decoder, cache, layout, natively=False)
+    found = run(decoder, own_cache, layout, natively=True)
+    if layout.num_single == layout.num_sequences:
+        assert torch.equal(found, expected)
+        assert torch.equal(own_cache, cache)
+    else:
+        error = (found.float() - expected.float()).norm() / expected.float().norm()
+        assert error < 0.1, "chunks are summed in another order"
+
+
+def test_a_step_looks_weights_up_once_for_many_rows_and_changes_no_bit() -> None:
+    config = config_of("llama")
+    decoder, layout, cache = build(config, quantization="rtn-int4-g16"), make_step([(40, 60)]), make_cache(config)
+    assert decoder._native is not None
+    found = []
+    for rows in (NEVER, 1):
+        for linear in decoder._native._coded:
+            linear.structure.expand_from_rows = rows
+        found.append(run(decoder, cache.clone(), layout, natively=True))
+    assert torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("quantization", ["rtn-int8", "rtn-int4-g48-asym"])
+def test_the_largest_logit_of_a_quantized_head_is_the_one_of_the_logits(quantization: str) -> None:
+    decoder = build(config_of("llama, tied"), quantization=quantization)
+    hidden = torch.randn(9, 192).bfloat16()
+    hidden[4, 7] = float("nan")
+    largest = decoder.largest(hidden.clone())
+    assert largest is not None
+    expected = decoder.logits(hidden).argmax(dim=1).tolist()
+    expected[4] = -1
+    assert largest.tolist() == expected
 
 
 def test_layers_find_their_blocks_in_the_layout_of_their_group() -> None:

@@ -1,0 +1,86 @@
+"""Which engines the quantization benchmark lets run against each other, and their table of speeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from services.worker.engine.checkpoints.weights import open_checkpoint
+from services.worker.offline.llama_cpp import BF16, LlamaCpp, make_file
+from services.worker.offline.random_checkpoint import QWEN2_05B, write_random_checkpoint
+from services.worker.offline.speed_rounds import Contender, OwnEngine, Rates, figures, run_rounds
+
+SHAPES = {"qwen2-0.5b": QWEN2_05B}
+SHAPE_ROWS = ("none", "rtn-int8", "rtn-int4-g64-a8", "rtn-int4-g32-a8", "rtn-int4-g64")
+"""Rounded at load: with random weights nothing else differs."""
+LLAMA_CPP_KINDS = ("Q8_0", "Q4_0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """A row that our engine runs: a directory and a name of quantization/load_time.py."""
+
+    name: str
+    directory: Path
+    quantization: str
+
+
+def measure_shape(
+    shape: str, *, scratch: Path, python: Path | None, num_rounds: int, report: Callable[[int, int], None]
+) -> list[Rates]:
+    """Random weights of a known shape. Raises KeyError for an unknown one, LlamaCppFailed."""
+    model = scratch / shape
+    if not (model / "config.json").is_file():
+        write_random_checkpoint(model, SHAPES[shape])
+    rows = [Own(name="16-bit" if name == "none" else name, directory=model, quantization=name) for name in SHAPE_ROWS]
+    return measure_speed(model, rows, scratch=scratch, python=python, num_rounds=num_rounds, report=report)
+
+
+def measure_speed(
+    model: Path,
+    rows: Sequence[Own],
+    *,
+    scratch: Path,
+    python: Path | None,
+    num_rounds: int,
+    report: Callable[[int, int], None],
+) -> list[Rates]:
+    """`python`: an interpreter that has llama-cpp-python, or None. Its files of `model` are kept in `scratch`."""
+    with ExitStack() as stack:
+        contenders: list[tuple[str, Contender]] = [
+            (row.name, stack.enter_context(closing(OwnEngine(row.directory, row.quantization)))) for row in rows
+        ]
+        for kind in (BF16, *LLAMA_CPP_KINDS) if python is not None else ():
+            assert python is not None
+            file = make_file(python, model, kind, scratch)
+            peer = LlamaCpp(python, file, num_threads=torch.get_num_threads())
+            contenders.append((f"llama.cpp {kind}", stack.enter_context(closing(peer))))
+        vocabulary_size = open_checkpoint(model).config.vocabulary_size
+        return run_rounds(contenders, num_rounds=num_rounds, vocabulary_size=vocabulary_size, report=report)
+
+
+def speed_table(title: str, rates: Sequence[Rates]) -> Table:
+    """Medians with their spread, then how often the first row's and, where it ran, llama.cpp's Q4_0."""
+    first = rates[0]
+    peer = next((one for one in rates if one.name == "llama.cpp Q4_0"), None)
+    table = Table(
+        title=f"{title}: tokens per second, {len(first.rounds[figures()[0]])} rounds",
+        caption=f"median (least to most); x: times {first.name}" + (f"; q: times {peer.name}" if peer else ""),
+    )
+    table.add_column("row")
+    for figure in figures():
+        table.add_column(figure if figure == "prefill" else f"decode, batch {figure}", justify="right")
+    for one in rates:
+        table.add_row(one.name, *(_cell(one, figure, first, peer) for figure in figures()))
+    return table
+
+
+def _cell(one: Rates, figure: str, first: Rates, peer: Rates | None) -> str:
+    least, most = one.spread(figure)
+    text = f"{one.median(figure):,.0f} ({least:,.0f} to {most:,.0f}) {one.ratio(first, figure):.2f}x"
+    return text if peer is None else f"{text} {one.ratio(peer, figure):.2f}q"
