@@ -9,9 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.cli.benchmarks.http_connection import HttpConnection
+
+_AFTER_AN_ERROR_SECONDS = 0.1
+"""A refused caller of the closed loop that asks again at once would only measure refusals."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,19 +27,20 @@ class Tally:
     first_token_seconds: list[float] = field(default_factory=list)
 
 
-async def ask(connection: HttpConnection, body: bytes, tally: Tally) -> None:
-    """Send one request and read its answer to the end."""
+async def ask(connection: HttpConnection, body: bytes, tally: Tally) -> bool:
+    """Send one request and read its answer to the end. Whether it was answered."""
     started_at = time.perf_counter()
     answer = await connection.post(body)
     if answer.status != 200 or b'"error":{' in answer.body:
         tally.errors.append(f"{answer.status} {bytes(answer.body[-200:])!r}")
-        return
+        return False
     tally.requests += 1
     if answer.first_content_at is not None:
         tally.first_token_seconds.append(answer.first_content_at - started_at)
+    return True
 
 
-def chat_body(*, model: str, max_tokens: int, stream: bool, number: int) -> bytes:
+def chat_body(number: int, *, model: str, max_tokens: int, stream: bool) -> bytes:
     return json.dumps(
         {
             "model": model,
@@ -59,7 +64,7 @@ async def fixed_rate(
 
     async def one(number: int) -> None:
         connection = await idle.get()
-        await ask(connection, chat_body(model=model, max_tokens=max_tokens, stream=True, number=number), tally)
+        await ask(connection, chat_body(number, model=model, max_tokens=max_tokens, stream=True), tally)
         idle.put_nowait(connection)
 
     begin = time.perf_counter()
@@ -73,7 +78,7 @@ async def fixed_rate(
 
 
 async def closed_loop(
-    base_url: str, *, model: str, seconds: float, max_tokens: int, concurrency: int, stream: bool
+    base_url: str, body: Callable[[int], bytes], *, seconds: float, concurrency: int
 ) -> tuple[Tally, float]:
     """`concurrency` connections ask as fast as they are answered. Returns the tally and the seconds it took."""
     tally = Tally()
@@ -83,8 +88,8 @@ async def closed_loop(
         connection = await HttpConnection.open(base_url)
         number = index
         while time.perf_counter() - begin < seconds:
-            body = chat_body(model=model, max_tokens=max_tokens, stream=stream, number=number)
-            await ask(connection, body, tally)
+            if not await ask(connection, body(number), tally):
+                await asyncio.sleep(_AFTER_AN_ERROR_SECONDS)
             number += concurrency
         connection.close()
 

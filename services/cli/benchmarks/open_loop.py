@@ -19,13 +19,16 @@ _IDLE_KEPT = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One request. Seconds; `asked_at` since the run began. Status 0: the connection was lost."""
+    """One request. Seconds; `asked_at` since the run began. Status 0: the connection was lost, or the caller's
+    patience was over (`has_given_up`)."""
 
     asked_at: float
     seconds: float
     first_seconds: float | None
     status: int
     body: bytes
+    has_given_up: bool = False
+    retry_after_seconds: float | None = None
 
     @property
     def is_answered(self) -> bool:
@@ -35,33 +38,53 @@ class Sample:
 class Callers:
     """Opens connections as they are needed and keeps some."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, *, patience_seconds: float | None = None, headers: str = "") -> None:
+        """`headers`: lines that end in CRLF, sent with every request."""
         self._base_url = base_url
+        self._patience_seconds = patience_seconds
+        self._headers = headers
         self._idle: list[HttpConnection] = []
 
     async def ask(self, body: bytes, *, began_at: float) -> Sample:
         """One request, timed from before its connection is looked for."""
         asked_at = time.perf_counter()
-        answer = Answer()
+        answer, has_given_up, connection = Answer(), False, None
         try:
-            connection = self._idle.pop() if self._idle else await HttpConnection.open(self._base_url)
-            answer = await connection.post(body)
+            async with asyncio.timeout(self._patience_seconds):
+                connection = await self._connection()
+                answer = await connection.post(body, self._headers)
+        except TimeoutError:
+            has_given_up = True
         except OSError:
             pass
-        else:
+        if connection is not None and connection.is_usable and answer.status:
             self._give_back(connection)
+        elif connection is not None:
+            connection.close()  # whoever has lost patience hangs up
+        if connection is not None and has_given_up:
+            answer.first_content_at = connection.answer.first_content_at
         first_at = answer.first_content_at
         return Sample(
+            has_given_up=has_given_up,
             asked_at=asked_at - began_at,
             seconds=time.perf_counter() - asked_at,
             first_seconds=None if first_at is None else first_at - asked_at,
             status=answer.status,
             body=bytes(answer.body),
+            retry_after_seconds=answer.retry_after_seconds,
         )
 
     def close(self) -> None:
         for connection in self._idle:
             connection.close()
+
+    async def _connection(self) -> HttpConnection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable:
+                return connection
+            connection.close()
+        return await HttpConnection.open(self._base_url)
 
     def _give_back(self, connection: HttpConnection) -> None:
         if len(self._idle) < _IDLE_KEPT:
@@ -77,10 +100,15 @@ async def open_loop(
     per_second: float,
     seconds: float,
     seed: int = 0,
+    patience_seconds: float | None = None,
+    headers: str = "",
 ) -> list[Sample]:
-    """Ask `body(0)`, `body(1)`, ... at exponential distances for so long; returns when all are answered."""
+    """Ask `body(0)`, `body(1)`, ... at exponential distances for so long; returns when all are answered.
+
+    A caller hangs up after `patience_seconds`; None: never.
+    """
     arrivals = random.Random(seed)
-    callers = Callers(base_url)
+    callers = Callers(base_url, patience_seconds=patience_seconds, headers=headers)
     began_at = time.perf_counter()
     tasks: list[asyncio.Task[Sample]] = []
     due = arrivals.expovariate(per_second)

@@ -13,11 +13,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from services.cli.benchmarks.floor import floor_seconds
 from services.cli.benchmarks.goals import Figure, percentile
-from services.cli.benchmarks.http_load import Tally, closed_loop, fixed_rate
+from services.cli.benchmarks.http_load import Tally, chat_body, closed_loop, fixed_rate
 from services.cli.benchmarks.kafka_load import burst, round_trips
 from services.cli.benchmarks.processor_time import ProcessorClock, spent
 from services.cli.console import CommandFailed
@@ -87,9 +88,8 @@ class PlatformMeasurement:
     async def run(self) -> list[Figure]:
         load = self.load
         self.report("warming up")
-        await closed_loop(
-            self.stack.http_url, model=MODEL, seconds=load.warm_up_seconds, max_tokens=16, concurrency=8, stream=True
-        )
+        body = partial(chat_body, model=MODEL, max_tokens=16, stream=True)
+        await closed_loop(self.stack.http_url, body, seconds=load.warm_up_seconds, concurrency=8)
         await self.floor()
         await self.low_rate_http()
         self._compare_with_floor()
@@ -169,11 +169,9 @@ class PlatformMeasurement:
         load = self.load
         return await closed_loop(
             self.stack.http_url,
-            model=MODEL,
+            partial(chat_body, model=MODEL, max_tokens=max_tokens, stream=stream),
             seconds=load.full_seconds,
-            max_tokens=max_tokens,
             concurrency=load.concurrency,
-            stream=stream,
         )
 
     @asynccontextmanager

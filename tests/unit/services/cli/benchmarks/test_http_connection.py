@@ -110,3 +110,22 @@ async def test_a_connection_asks_again_after_an_answer() -> None:
         again = asyncio.create_task(connection.post(b"[]"))
         await server.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc")
         assert bytes((await again).body) == b"abc"
+
+
+async def test_a_connection_that_the_server_has_closed_is_not_usable_and_says_so_at_once() -> None:
+    async with exchange() as (server, connection, asking):
+        await server.write(STREAM_HEAD + event("a") + b"0\r\n\r\n")
+        await asking
+        (await server.connected).close()
+        while not connection.is_lost:
+            await asyncio.sleep(0.005)
+        assert not connection.is_usable
+        with pytest.raises(ConnectionError):
+            await connection.post(b"{}")
+
+
+async def test_a_refusal_says_when_to_come_back() -> None:
+    async with exchange() as (server, _, asking):
+        await server.write(b"HTTP/1.1 503 Busy\r\nRetry-After-Ms: 1500\r\nContent-Length: 2\r\n\r\n{}")
+        answer = await asking
+    assert (answer.status, answer.retry_after_seconds) == (503, 1.5)  # type: ignore[attr-defined]

@@ -69,7 +69,7 @@ async def test_a_stream_that_ends_in_an_error_is_an_error() -> None:
 
 async def test_a_refusal_is_an_error_and_no_request_answered() -> None:
     async with server(refuse) as url:
-        tally, seconds = await closed_loop(url, model="m", seconds=0.3, max_tokens=1, concurrency=2, stream=False)
+        tally, seconds = await closed_loop(url, lambda number: b"{}", seconds=0.3, concurrency=2)
     assert tally.requests == 0
     assert tally.errors[0].startswith("503")
     assert seconds >= 0.3
