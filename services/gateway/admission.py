@@ -1,8 +1,8 @@
 """Who may come in now, and when a refused caller should come back. Pure but for its clock.
 
-In this order, each with its own error: the places of this gateway and of a lane, the pool's circuit breaker, the wait
-that the heartbeats foretell against the lane's objective and the request's deadline, and, where no rate was ever
-measured, an adaptive limit. Who has had more than a fair share stops earlier, so that there is room for the others.
+In this order, each with its own error: the places of this gateway, of a lane and of a tenant, the pool's circuit
+breaker, the wait that the heartbeats foretell against the lane's objective and the request's deadline, and, where no
+rate was ever measured, an adaptive limit. Who has had more than a fair share stops earlier: there is room for others.
 The place is taken in the same step as the check, so that a burst cannot slip in between them.
 """
 
@@ -18,6 +18,7 @@ from shared.contracts.fleet import Heartbeat
 from shared.contracts.requests import Lane
 from shared.resilience.adaptive_limit import AdaptiveLimit
 from shared.resilience.breaker_rules import BreakerRules
+from shared.resilience.bulkhead import Bulkhead
 from shared.resilience.circuit_breaker import Attempt, CircuitBreaker
 from shared.resilience.clock import Clock
 from shared.resilience.fair_shares import FairShares
@@ -34,6 +35,9 @@ class AdmissionRules:
     """Of the places, for the bulk lane."""
     greedy_share: float = 0.8
     """Of the objective and of the places, for tenants that had more than their fair share."""
+    tenant_requests: int | None = None
+    tenant_tokens: int | None = None
+    """Under way at a time of one tenant, whoever else is there; tokens as asked for."""
     is_predictive: bool = True
 
 
@@ -121,6 +125,7 @@ class Admission:
         self._clock = clock
         self._retry_times = RetryTimes(clock=clock)
         self._outstanding: dict[tuple[str, Lane], int] = {}
+        self._tenants = Bulkhead(most=rules.tenant_requests, most_amount=rules.tenant_tokens)
         self._limits: dict[str, AdaptiveLimit] = {}
         self._breakers: dict[str, CircuitBreaker] = {}
 
@@ -141,6 +146,7 @@ class Admission:
             raise QueueFull("most requests of this model failed lately; it is given a rest", retry_after_seconds=wait)
         key = (seeker.pool, seeker.lane)
         self._outstanding[key] = self._outstanding.get(key, 0) + 1
+        self._tenants.enter(seeker.tenant, seeker.tokens)
         self._shares.got(seeker.tenant, max(1, seeker.tokens))
         ticket = self._model.admitted(seeker.pool, max(1, seeker.tokens))
         return Place(self, seeker, attempt, entered_at=self._clock.monotonic(), ticket=ticket)
@@ -148,6 +154,9 @@ class Admission:
     def _refuse_without_a_place(self, seeker: Seeker, is_greedy: bool) -> None:
         rules = self._rules
         most = rules.max_outstanding_requests
+        if not self._tenants.is_open(seeker.tenant, seeker.tokens):
+            wait = self._retry_times.until_a_departure()
+            raise RateLimited("the tenant has as much under way as it may have", retry_after_seconds=wait)
         if seeker.lane is Lane.BULK:
             in_lane = sum(count for (_, lane), count in self._outstanding.items() if lane is Lane.BULK)
             if in_lane >= max(1, int(most * rules.bulk_share)):
@@ -221,4 +230,5 @@ class Admission:
 
     def _left(self, place: Place) -> None:
         self._outstanding[place.seeker.pool, place.seeker.lane] -= 1
+        self._tenants.leave(place.seeker.tenant, place.seeker.tokens)
         self._retry_times.departed()

@@ -225,6 +225,8 @@ def _admission(
         max_outstanding_requests=settings.max_outstanding_requests,
         bulk_share=settings.bulk_share,
         greedy_share=settings.greedy_share,
+        tenant_requests=settings.tenant_outstanding_requests,
+        tenant_tokens=settings.tenant_outstanding_tokens,
         is_predictive=settings.admission,
     )
     return Admission(

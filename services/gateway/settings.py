@@ -47,6 +47,12 @@ class GatewaySettings(ScopedSettings):
     tenant_limits: str | None = Field(
         default=None, description="`tenant=REQUESTS/TOKENS,...` a minute, in place of the two above."
     )
+    tenant_outstanding_requests: int | None = Field(
+        default=None, ge=1, description="Requests of one tenant under way at a time; beyond: 429. Unset: no limit."
+    )
+    tenant_outstanding_tokens: int | None = Field(
+        default=None, ge=1, description="Output tokens asked for by what one tenant has under way. Unset: no limit."
+    )
     tenant_weights: str | None = Field(
         default=None, description="`tenant=WEIGHT,...`: fair shares under pressure; a tenant not named has weight 1."
     )

@@ -108,6 +108,19 @@ def test_a_tenant_alone_may_have_every_place() -> None:
         door.enter(tenant="only")
 
 
+def test_a_tenant_has_no_more_under_way_than_its_bulkhead_allows_whoever_else_is_there() -> None:
+    door = Door(tenant_requests=2, tenant_tokens=100)
+    places = [door.enter(tenant="flood", tokens=10) for _ in range(2)]
+    with pytest.raises(RateLimited, match="under way") as refused:
+        door.enter(tenant="flood", tokens=10)
+    assert refused.value.retry_after_seconds > 0
+    door.enter(tenant="calm", tokens=90)
+    with pytest.raises(RateLimited, match="under way"):
+        door.enter(tenant="calm", tokens=20)
+    places[0].give_back()
+    door.enter(tenant="flood", tokens=10)
+
+
 # --- the foretold wait
 
 
