@@ -18,6 +18,7 @@ from services.cli.commands.model import model_app
 from services.cli.commands.offline import PASS_THROUGH, quantize, run_batch
 from services.cli.commands.orders import quarantine, resume
 from services.cli.commands.rolling_restart import rolling_restart
+from services.cli.commands.rollout import rollout
 from services.cli.commands.slo import slo
 from services.cli.commands.topics import topics_app
 from services.cli.commands.trace import trace
@@ -42,6 +43,7 @@ app.command()(fleet)
 app.command()(drain)
 app.command()(quarantine)
 app.command()(resume)
+app.command()(rollout)
 app.command()(slo)
 app.command(name="rolling-restart")(rolling_restart)
 app.command()(trace)

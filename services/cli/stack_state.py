@@ -23,6 +23,8 @@ class StackState:
     redis: str
     span_database: str
     pool: str
+    control: str = ""
+    """The socket at which the stack takes orders; empty: it takes none."""
 
     def write(self, data_dir: Path) -> None:
         temporary = data_dir / f"{FILE_NAME}.new"

@@ -311,6 +311,8 @@ class Worker:
             self._stopping.set()
         elif self._path is not None:
             self._path.quarantine(command.kind is FleetCommandKind.QUARANTINE)
+            with contextlib.suppress(PlatformError):  # at once: what is routed to it until then waits here
+                await self._beat()
 
     async def _write_cancellation(self, cancellation: Cancellation) -> None:
         await self._connections.ledger.cancel(

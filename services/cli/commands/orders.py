@@ -28,7 +28,7 @@ def quarantine(
 ) -> None:
     """Let a worker take nothing new, until `penstock resume`. What it runs it finishes."""
     with plain_errors():
-        give_order(_urls(url, data_dir), worker, "quarantine", reason)
+        give_order(_urls(url, data_dir), worker, "quarantine", reason, key=admin_key())
         out.print(f"{worker} takes nothing new until `penstock resume {worker}`")
 
 
@@ -40,14 +40,18 @@ def resume(
 ) -> None:
     """End a worker's quarantine, whoever began it."""
     with plain_errors():
-        give_order(_urls(url, data_dir), worker, "resume", reason)
+        give_order(_urls(url, data_dir), worker, "resume", reason, key=admin_key())
         out.print(f"{worker} takes work again")
 
 
-def give_order(urls: list[str], worker: str, order: str, reason: str) -> None:
-    """To the first of these supervisors that leads. Raises CommandFailed with the supervisor's own words."""
+def admin_key() -> str | None:
     key = CommandSettings().admin_key
-    headers = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
+    return None if key is None else key.get_secret_value()
+
+
+def give_order(urls: list[str], worker: str, order: str, reason: str, *, key: str | None) -> None:
+    """To the first of these supervisors that leads. Raises CommandFailed with the supervisor's own words."""
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
     complaint = "no supervisor runs"
     for url in urls:
         try:

@@ -15,12 +15,14 @@ from pydantic import ValidationError
 from rich.panel import Panel
 from rich.table import Table
 
+from services.cli.commands.rollout import rollouts_of
 from services.cli.console import CommandFailed, err, out, plain_errors
 from services.cli.embedded.model import resolve_quantized
 from services.cli.embedded.plan import PoolPlan, StackPlan
 from services.cli.embedded.scaler import keep_scaled
 from services.cli.embedded.service_process import ServiceState
 from services.cli.embedded.stack import EmbeddedStack
+from services.cli.embedded.stack_control import StackControl
 from services.cli.settings import UpSettings
 from services.cli.stack_state import StackState, remove_state, running_stack
 
@@ -80,7 +82,7 @@ def _threads(settings: UpSettings) -> dict[str, str]:
     return {"PENSTOCK_WORKER_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // settings.most_workers))}
 
 
-def stack_state(stack: EmbeddedStack) -> StackState:
+def stack_state(stack: EmbeddedStack, *, control: str = "") -> StackState:
     return StackState(
         pid=os.getpid(),
         http_url=stack.http_url,
@@ -89,6 +91,7 @@ def stack_state(stack: EmbeddedStack) -> StackState:
         redis=stack.addresses.redis,
         span_database=str(stack.plan.data_dir / "spans.sqlite"),
         pool=stack.plan.pools[0].name,
+        control=control,
     )
 
 
@@ -128,15 +131,22 @@ async def run_stack(settings: UpSettings) -> None:
             if await _ready_or_stopped(stack, stop):
                 out.print(banner(stack))
                 err.print(f"[dim]ready after {time.monotonic() - started_at:.1f} s[/]")
-            async with asyncio.TaskGroup() as tasks:
-                if settings.is_scaled:
-                    say = partial(err.print, style="dim")
-                    tasks.create_task(keep_scaled(stack, stack.plan.pools[0], stop, report=say))
-                await _until_stopped_or_refused(stack, stop)
+            await _serve(stack, settings, stop)
             err.print("[dim]draining: running requests finish or are handed over[/]")
         finally:
             remove_state(settings.data_dir)
     err.print("[dim]stopped[/]")
+
+
+async def _serve(stack: EmbeddedStack, settings: UpSettings, stop: asyncio.Event) -> None:
+    """Until told to stop: scale, and take orders."""
+    say = partial(err.print, style="dim")
+    async with asyncio.TaskGroup() as tasks:
+        if settings.is_scaled:
+            tasks.create_task(keep_scaled(stack, stack.plan.pools[0].name, stop, report=say))
+        async with StackControl(rollouts_of(stack, report=say)) as control:
+            stack_state(stack, control=control.path).write(settings.data_dir)
+            await _until_stopped_or_refused(stack, stop)
 
 
 async def _ready_or_stopped(stack: EmbeddedStack, stop: asyncio.Event) -> bool:
@@ -154,7 +164,11 @@ async def _ready_or_stopped(stack: EmbeddedStack, stop: asyncio.Event) -> bool:
 
 async def _until_stopped_or_refused(stack: EmbeddedStack, stop: asyncio.Event) -> None:
     while not stop.is_set():
-        refused = [service for service in stack.services if service.state is ServiceState.REFUSED]
+        refused = [
+            service
+            for service in stack.services
+            if service.state is ServiceState.REFUSED and service not in stack.candidates
+        ]
         if refused:
             raise CommandFailed(f"{refused[0].name} refused its settings: {refused[0].last_log_lines(1)}")
         await asyncio.wait({asyncio.ensure_future(stop.wait())}, timeout=0.5)

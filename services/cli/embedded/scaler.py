@@ -16,15 +16,14 @@ from services.cli.embedded.stack import WORKER_GRACE_SECONDS, EmbeddedStack
 INTERVAL_SECONDS = 1.0
 
 
-async def keep_scaled(
-    stack: EmbeddedStack, pool: PoolPlan, stop: asyncio.Event, *, report: Callable[[str], None]
-) -> None:
-    """Until `stop` is set. A supervisor that does not answer changes nothing."""
+async def keep_scaled(stack: EmbeddedStack, pool: str, stop: asyncio.Event, *, report: Callable[[str], None]) -> None:
+    """Until `stop` is set. A supervisor that does not answer changes nothing; during a rollout nothing is scaled."""
     async with httpx.AsyncClient(base_url=stack.supervisor_url, timeout=2.0) as client:
         while not stop.is_set():
-            desired = await desired_workers(client, pool.name)
-            if desired is not None:
-                await scale_to(stack, pool, desired, report=report)
+            async with stack.changing:
+                desired = None if stop.is_set() else await desired_workers(client, pool)
+                if desired is not None:
+                    await scale_to(stack, stack.pools[pool], desired, report=report)
             try:
                 await asyncio.wait_for(stop.wait(), INTERVAL_SECONDS)
             except TimeoutError:
@@ -42,7 +41,7 @@ async def desired_workers(client: httpx.AsyncClient, pool: str) -> int | None:
 
 async def scale_to(stack: EmbeddedStack, pool: PoolPlan, desired: int, *, report: Callable[[str], None]) -> None:
     """The newest go first: they have held their partitions for the shortest time."""
-    running = [service for service in stack.workers if service.name.startswith(f"worker-{pool.name}-")]
+    running = stack.workers_of(pool.name)
     for _ in range(len(running), desired):
         service = stack.start_worker(pool)
         report(f"scaled up to {desired}: {service.name} starts")

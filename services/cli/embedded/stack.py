@@ -58,6 +58,13 @@ class EmbeddedStack:
         self._exit = AsyncExitStack()
         self._tasks: dict[ServiceProcess, asyncio.Task[None]] = {}
         self._workers_started = 0
+        self._worker_plans: dict[ServiceProcess, PoolPlan] = {}
+        self.pools = {pool.name: pool for pool in plan.pools}
+        """What the next worker of each pool is started with."""
+        self.changing = asyncio.Lock()
+        """Held by whoever starts and stops workers of a running stack: scaling, or a rollout."""
+        self.candidates: set[ServiceProcess] = set()
+        """Workers that are being tried: if one refuses its settings, that is not the stack's end."""
 
     async def __aenter__(self) -> Self:
         (self.plan.data_dir / "logs").mkdir(parents=True, exist_ok=True)
@@ -105,14 +112,26 @@ class EmbeddedStack:
                     )
                 await asyncio.sleep(0.1)
 
-    def start_worker(self, pool: PoolPlan) -> ServiceProcess:
-        """One more worker of a pool; used by the plan itself, by tests and by scaling."""
+    def workers_of(self, pool: str) -> list[ServiceProcess]:
+        """The oldest first."""
+        return [service for service in self.workers if self._worker_plans[service].name == pool]
+
+    def plan_of(self, worker: ServiceProcess) -> PoolPlan:
+        """What it was started with."""
+        return self._worker_plans[worker]
+
+    def start_worker(self, pool: PoolPlan, *, is_candidate: bool = False) -> ServiceProcess:
+        """One more worker of a pool; used by the plan itself, by tests, by scaling and by a rollout."""
         index = self._workers_started
         self._workers_started += 1
         name, port = f"worker-{pool.name}-{index}", free_port()
         environment = worker_environment(pool, index=index, total_workers=self.plan.total_workers, health_port=port)
         self.targets.add(name, job="worker", port=port)
-        return self._start(name, self.plan.worker_module, environment)
+        worker = self._start(name, self.plan.worker_module, environment)
+        self._worker_plans[worker] = pool
+        if is_candidate:
+            self.candidates.add(worker)
+        return worker
 
     async def stop_service(self, service: ServiceProcess, *, grace_seconds: float) -> int | None:
         status = await service.stop(grace_seconds=grace_seconds)
@@ -120,6 +139,8 @@ class EmbeddedStack:
             await task
         self.services.remove(service)
         self.targets.remove(service.name)
+        self.candidates.discard(service)
+        self._worker_plans.pop(service, None)
         return status
 
     async def _start_servers(self) -> None:

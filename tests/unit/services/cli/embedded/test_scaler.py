@@ -22,6 +22,9 @@ class Stack:
     workers: list[Service] = field(default_factory=list)
     started: int = 0
 
+    def workers_of(self, pool: str) -> list[Service]:
+        return [worker for worker in self.workers if worker.name.startswith(f"worker-{pool}-")]
+
     def start_worker(self, pool: PoolPlan) -> Service:
         service = Service(f"worker-{pool.name}-{self.started}")
         self.started += 1
