@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 from rich import box
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -54,16 +54,28 @@ def fleet(
 
 
 def watch_fleet(url: str) -> None:
-    """Until Ctrl-C. On a terminal in place; elsewhere one table after the other."""
+    """Until Ctrl-C, through restarts of the supervisor. On a terminal in place; elsewhere one page after the other.
+
+    Raises CommandFailed when nobody answers at the beginning.
+    """
     with contextlib.suppress(KeyboardInterrupt):
+        page: RenderableType = fleet_page(fetch_fleet(url))
         if not out.is_terminal:
             while True:
-                out.print(fleet_page(fetch_fleet(url)))
+                out.print(page)
                 time.sleep(WATCH_SECONDS)
-        with Live(fleet_page(fetch_fleet(url)), console=out, auto_refresh=False) as live:
+                page = _page_or_trouble(url)
+        with Live(page, console=out, auto_refresh=False) as live:
             while True:
                 time.sleep(WATCH_SECONDS)
-                live.update(fleet_page(fetch_fleet(url)), refresh=True)
+                live.update(_page_or_trouble(url), refresh=True)
+
+
+def _page_or_trouble(url: str) -> RenderableType:
+    try:
+        return fleet_page(fetch_fleet(url))
+    except CommandFailed as failure:
+        return Text(f"{failure.message}; trying again", style="red")
 
 
 def fleet_page(view: dict[str, Any]) -> Group:

@@ -7,7 +7,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from services.cli.__main__ import app
+from services.cli.commands import fleet as command
 from services.cli.commands.fleet import fleet_page, fleet_table, share, shown_state
+from services.cli.console import CommandFailed
 
 WORKER: dict[str, Any] = {
     "worker_id": "default-0",
@@ -70,3 +72,25 @@ def test_the_page_shows_what_happened_last_below_the_workers() -> None:
         text = console.export_text()
     assert text.index("default-0") < text.index("worker-lost")
     assert "2 s ago" in text
+
+
+def test_watching_goes_on_through_a_supervisors_restart_until_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter(["default-0", CommandFailed("no supervisor answers"), "default-1", KeyboardInterrupt()])
+
+    def look(url: str) -> dict[str, Any]:
+        found = next(looks)
+        if isinstance(found, BaseException):
+            raise found
+        return {"workers": [{**WORKER, "worker_id": found}], "events": [], "at_ms": 0}
+
+    monkeypatch.setattr(command, "fetch_fleet", look)
+    monkeypatch.setattr(command, "WATCH_SECONDS", 0.0)
+    result = CliRunner().invoke(app, ["fleet", "--watch", "--url", "http://supervisor"])
+    assert result.exit_code == 0
+    first, trouble, second = (result.output.index(word) for word in ("default-0", "trying again", "default-1"))
+    assert first < trouble < second
+
+
+def test_watching_nobody_ends_at_once() -> None:
+    result = CliRunner().invoke(app, ["fleet", "--watch", "--url", "http://127.0.0.1:9"])
+    assert result.exit_code == 1
