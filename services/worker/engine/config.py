@@ -16,6 +16,17 @@ class EngineRefused(ValueError):
     """A setting or a file that no engine can work with: another start would end the same way."""
 
 
+SPECULATION_NAME = r"^[a-z][a-z0-9-]{0,31}$"
+"""What they mean is written in speculation/methods.py."""
+
+
+class Verifier(StrEnum):
+    COUPLED = "coupled"
+    """A draft's token stands when it is the one that the target draws with its own noise: no output changes."""
+    REJECTION = "rejection"
+    """A draft's token stands with probability min(1, p / q): more of them do, and the output keeps its distribution."""
+
+
 class SchedulingPolicy(StrEnum):
     CONTINUOUS = "continuous"
     STATIC = "static"
@@ -30,6 +41,9 @@ class EngineConfig:
     the checkpoint's own limit. `device_memory_fraction`: of a
     card's memory, weights and step included, when `kv_cache_bytes` is None. `num_threads` None leaves torch's choice.
     `quantization` is one of the names of quantization/load_time.py, `kv_cache` of kv_cache/cell_format.py.
+    `speculation` is how requests that do not say speculate, of speculation/methods.py; `draft_model` makes the method
+    of that name available. `max_draft_tokens`: of one sequence in one step; `fixed_draft_tokens`: always so many, for
+    measurements. `shared_text_tokens` of each tenant are remembered for lookups.
     """
 
     model: Path
@@ -50,3 +64,9 @@ class EngineConfig:
     num_threads: int | None = None
     quantization: str = "none"
     kv_cache: str = "16bit"
+    speculation: str = "none"
+    verifier: Verifier = Verifier.COUPLED
+    draft_model: Path | None = None
+    max_draft_tokens: int = 8
+    fixed_draft_tokens: bool = False
+    shared_text_tokens: int = 0

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import groupby
 
 import psutil
 
-from services.worker.engine.batch import ScheduledBatch
+from services.worker.engine.batch import SampledToken, ScheduledBatch, Verdict
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.events import (
     Cancel,
@@ -27,9 +28,13 @@ from services.worker.engine.grammar.compilations import Compilations
 from services.worker.engine.grammar.compiler import GrammarCompiler
 from services.worker.engine.kv_cache.paged_cache import PagedCache
 from services.worker.engine.request_intake import check_submission, open_request
-from services.worker.engine.scheduling.scheduler import Scheduler
+from services.worker.engine.scheduling.draft_lengths import DraftLengths
+from services.worker.engine.scheduling.scheduler import Scheduler, Taken
+from services.worker.engine.scheduling.step_costs import StepCosts
 from services.worker.engine.sequence import RequestProgress, Sequence
-from services.worker.engine.step_report import StepReport, reason_to_fail
+from services.worker.engine.speculation.methods import build_methods
+from services.worker.engine.speculation.speculation import Speculation
+from services.worker.engine.step_report import StepReport, num_equal, reason_to_fail
 
 _IDLE_SECONDS = 0.01
 
@@ -40,12 +45,15 @@ class Engine:
     def __init__(self, config: EngineConfig, model: LoadedModel, *, load_seconds: float) -> None:
         self._config = config
         self._runner = model.runner
+        costs = StepCosts(model.step_seconds)
+        self._speculation = Speculation(build_methods(config, model), default=config.speculation, costs=costs)
         cache = PagedCache(model.geometry, num_blocks=model.num_blocks, enable_prefix_cache=config.enable_prefix_cache)
         self._scheduler = Scheduler(
             cache,
             max_tokens_per_step=config.max_tokens_per_step,
             max_running_sequences=config.max_running_sequences,
             policy=config.policy,
+            draft_lengths=DraftLengths(costs, max_tokens=config.max_draft_tokens, is_fixed=config.fixed_draft_tokens),
         )
         self._requests: dict[str, RequestProgress] = {}
         self._compilations = Compilations(GrammarCompiler(config.model, vocabulary_size=model.vocabulary_size))
@@ -71,6 +79,8 @@ class Engine:
             quantization=model.quantization,
             quantization_note=model.quantization_note,
             kv_cache=model.kv_cache,
+            speculation=config.speculation,
+            speculation_methods=self._speculation.names,
             load_seconds=load_seconds,
             process_id=os.getpid(),
             resident_bytes=psutil.Process().memory_info().rss,
@@ -96,6 +106,7 @@ class Engine:
             max_model_tokens=self.ready.max_model_tokens,
             is_known=submit.request_id in self._requests,
             num_places=self._config.max_waiting_sequences - self._num_waiting,
+            speculation_methods=self._speculation.names,
         )
         if rejection is not None:
             self._report.rejected.append(rejection)
@@ -107,6 +118,8 @@ class Engine:
             submitted_ns=time.time_ns(),
         )
         self._requests[request.request_id] = request
+        for sequence in request.sequences.values():
+            self._speculation.begin(sequence, submit.speculation)
         if submit.grammar is None:
             self._start(request)
         else:
@@ -146,10 +159,9 @@ class Engine:
         if not self._compilations.is_empty:
             self._start_compiled()
         batch = self._scheduler.schedule()
-        if batch.items:
-            self._compute(batch)
+        verdicts = self._compute(batch) if batch.items else []
         self._num_steps += 1
-        return self._report.take(self._statistics(batch, time.perf_counter() - started))
+        return self._report.take(self._statistics(batch, verdicts, time.perf_counter() - started))
 
     def check_integrity(self) -> None:
         """Raises AssertionError when blocks or sequences do not add up."""
@@ -166,32 +178,38 @@ class Engine:
                 self._report.rejected.append(refusal)
                 del self._requests[request.request_id]
 
-    def _compute(self, batch: ScheduledBatch) -> None:
+    def _compute(self, batch: ScheduledBatch) -> list[Verdict]:
         _mark_scheduled(batch, time.time_ns())
-        sampled = self._runner.run(batch)
-        self._scheduler.complete(batch, sampled)
+        self._speculation.draft(batch)
+        started = time.perf_counter()
+        outcome = self._runner.launch(batch).read()
+        seconds = time.perf_counter() - started
+        taken = self._scheduler.complete(batch, outcome.tokens)
+        drafts = {id(verdict.sequence): verdict.draft.token_ids for verdict in outcome.verdicts}
         now_ns = time.time_ns()
         broken: dict[str, RequestRejected] = {}
-        for token in sampled:
-            sequence, request = token.sequence, token.sequence.request
-            if sequence.constraint is not None:
-                sequence.constraint.advance([token.token_id])
-            rejection = reason_to_fail(token)
+        for sequence, tokens, reason in by_sequence(taken):
+            request = sequence.request
+            rejection = reason_to_fail(tokens[-1])
             if rejection is not None:
                 broken[request.request_id] = rejection
                 continue
             request.first_token_ns = request.first_token_ns or now_ns
             request.last_token_ns = now_ns
-            reason = sequence.finish_reason()
             if sequence.only_scores:
                 self._report.add_end_without_token(sequence, "length")
             else:
-                self._report.add_token(token, reason)
+                draft = drafts.get(id(sequence), ())
+                request.num_drafted += len(draft)
+                request.num_accepted += num_equal([token.token_id for token in tokens], draft)
+                self._report.add_tokens(tokens, reason, draft)
             if reason is not None:
                 self._scheduler.finish(sequence)
                 self._end(sequence)
         for rejection in broken.values():
             self._fail(rejection)
+        self._speculation.learn(batch, outcome.verdicts, seconds)
+        return outcome.verdicts
 
     def _fail(self, rejection: RequestRejected) -> None:
         self._report.rejected.append(rejection)
@@ -200,9 +218,11 @@ class Engine:
             for sequence in list(request.sequences.values()):
                 self._scheduler.cache.forget(sequence)
                 self._scheduler.cancel(sequence)
+                self._speculation.forget(sequence)
 
     def _end(self, sequence: Sequence) -> None:
         request = sequence.request
+        self._speculation.forget(sequence)
         del request.sequences[sequence.choice]
         if not request.sequences:
             del self._requests[request.request_id]
@@ -215,10 +235,12 @@ class Engine:
                     last_token_ns=request.last_token_ns,
                     cached_prompt_tokens=request.cached_prompt_tokens,
                     num_preemptions=request.num_preemptions,
+                    num_drafted=request.num_drafted,
+                    num_accepted=request.num_accepted,
                 )
             )
 
-    def _statistics(self, batch: ScheduledBatch, duration_seconds: float) -> StepStatistics:
+    def _statistics(self, batch: ScheduledBatch, verdicts: list[Verdict], duration_seconds: float) -> StepStatistics:
         pool = self._scheduler.cache.pool
         return StepStatistics(
             step=self._num_steps,
@@ -232,7 +254,19 @@ class Engine:
             blocks_cached=pool.num_cached,
             num_preemptions_total=self._scheduler.num_preemptions,
             outstanding_tokens=self._scheduler.num_outstanding_tokens,
+            num_drafted=sum(verdict.draft.length for verdict in verdicts),
+            num_accepted=sum(verdict.num_accepted for verdict in verdicts),
+            draft_seconds=self._speculation.draft_seconds if batch.num_draft_places else 0.0,
         )
+
+
+def by_sequence(taken: list[Taken]) -> list[tuple[Sequence, list[SampledToken], str | None]]:
+    """The tokens of each sequence in this step, and why the last of them was its last."""
+    grouped = []
+    for _, own in groupby(taken, key=lambda one: id(one[0].sequence)):
+        tokens, reasons = zip(*own, strict=True)
+        grouped.append((tokens[0].sequence, list(tokens), reasons[-1]))
+    return grouped
 
 
 def leaders(request: RequestProgress) -> list[Sequence]:

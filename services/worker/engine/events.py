@@ -33,7 +33,8 @@ class Submit:
     requests: (lane, priority, deadline, arrival), smallest first. `cache_salt` names the tenant: it separates
     prefixes, and of equal lane and priority the tenant that was served least goes next.
     `prompt_logprobs`: the first event of each choice scores its prompt, as `sampling.logprobs` says. `grammar` holds
-    every choice; the tokens that a choice starts with are part of its word.
+    every choice; the tokens that a choice starts with are part of its word. `speculation` is one of the names that
+    `EngineReady` tells, None its default; `predicted_token_ids`: the output that the caller expects.
     """
 
     request_id: str
@@ -45,6 +46,8 @@ class Submit:
     traceparent: str | None = None
     prompt_logprobs: bool = False
     grammar: Grammar | None = None
+    speculation: str | None = None
+    predicted_token_ids: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,9 @@ class TokensSampled(msgspec.Struct, frozen=True, kw_only=True, array_like=True, 
     """`stop` | `length`, on the choice's last event."""
     prompt_logprobs: list[LogprobEntry] | None = None
     """Of the prompt's tokens from the second on; on the first event of a choice, if asked for."""
+    draft_token_ids: list[int] | None = None
+    """What was proposed for these positions, if anything was; the first `num_accepted` of them stand."""
+    num_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,8 @@ class RequestTimings:
     last_token_ns: int
     cached_prompt_tokens: int
     num_preemptions: int
+    num_drafted: int = 0
+    num_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +126,10 @@ class StepStatistics(msgspec.Struct, frozen=True, kw_only=True, array_like=True,
     blocks_cached: int
     num_preemptions_total: int
     outstanding_tokens: int
+    num_drafted: int = 0
+    num_accepted: int = 0
+    draft_seconds: float = 0.0
+    """Part of `duration_seconds`."""
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
@@ -136,7 +148,8 @@ class EngineReady:
     `kv_cache_tokens`: context that the cache holds when it is full; `num_full_sequences`: of the longest length, at
     once. `attention_note` says why `auto` did not take the fastest attention backend, if it did not.
     `num_decode_graphs`: batch sizes whose decode step is recorded. `resident_bytes`: of the process after loading,
-    most of it weights: a cache on a CPU takes memory as blocks are written.
+    most of it weights: a cache on a CPU takes memory as blocks are written. `speculation` is what requests get that do
+    not say, `speculation_methods` what they may ask for.
     """
 
     model_name: str
@@ -157,6 +170,8 @@ class EngineReady:
     quantization: str = "none"
     quantization_note: str = ""
     kv_cache: str = "16bit"
+    speculation: str = "none"
+    speculation_methods: list[str] = field(default_factory=list)
     process_id: int = 0
     resident_bytes: int = 0
 

@@ -6,7 +6,13 @@ from shared.contracts.errors import EngineSaturated, InvalidRequest, PromptTooLo
 
 
 def check_submission(
-    submit: Submit, *, vocabulary_size: int, max_model_tokens: int, is_known: bool, num_places: int
+    submit: Submit,
+    *,
+    vocabulary_size: int,
+    max_model_tokens: int,
+    is_known: bool,
+    num_places: int,
+    speculation_methods: list[str],
 ) -> RequestRejected | None:
     """Why it cannot run, or None. The first reason found, named."""
     if is_known:
@@ -35,6 +41,12 @@ def check_submission(
     if any(not 0 <= token_id < vocabulary_size for token_id, _ in submit.sampling.logit_bias):
         message = f"token ids must be from 0 to {vocabulary_size - 1}"
         return _reject(submit, InvalidRequest.code, message, "logit_bias")
+    if submit.speculation is not None and submit.speculation not in speculation_methods:
+        message = f"this engine has no such method; it has {', '.join(speculation_methods)}"
+        return _reject(submit, InvalidRequest.code, message, "speculation")
+    if any(not 0 <= token_id < vocabulary_size for token_id in submit.predicted_token_ids):
+        message = f"token ids must be from 0 to {vocabulary_size - 1}"
+        return _reject(submit, InvalidRequest.code, message, "prediction")
     return None
 
 
@@ -56,6 +68,7 @@ def open_request(submit: Submit, *, vocabulary_size: int, max_model_tokens: int,
         cache_salt=submit.cache_salt,
         ending_token_ids=frozenset(ending),
         submitted_ns=submitted_ns,
+        predicted_token_ids=submit.predicted_token_ids,
     )
     scored: dict[tuple[int, ...], list[LogprobEntry | None]] = {}
     for choice in submit.choices:

@@ -5,6 +5,7 @@ The engine's only long-lived mutable state. Knows no torch, no scheduler policy 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
@@ -42,12 +43,19 @@ class TokenConstraint(Protocol):
         """The output is complete: nothing may follow."""
         ...
 
-    def begin_mask(self) -> None:
-        """Start computing the next mask beside the model. Returns at once."""
+    def count_allowed(self, token_ids: Iterable[int]) -> int:
+        """How many of these may follow, one behind the other; changes nothing."""
         ...
 
-    def mask(self) -> bytes | None:
-        """One bit per token, lowest first. Waits for it, within bounds; None: there is a problem."""
+    def begin_mask(self, draft: Iterable[int] = ()) -> None:
+        """Start computing the next mask, and those behind each of a draft's tokens. Returns at once."""
+        ...
+
+    def mask(self, index: int = 0) -> bytes | None:
+        """Behind `index` tokens of the draft: one bit per token, lowest first. Waits for it, within bounds.
+
+        None: there is a problem, or nothing may follow those tokens.
+        """
         ...
 
     def advance(self, token_ids: list[int]) -> None: ...
@@ -69,8 +77,23 @@ class RequestProgress:
     last_token_ns: int = 0
     cached_prompt_tokens: int = 0
     num_preemptions: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
+    predicted_token_ids: list[int] = field(default_factory=list)
+    """What the caller expects as output: a draft of its own."""
     sequences: dict[int, Sequence] = field(default_factory=dict)
     """Choices that have not ended, by their index."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Drafting:
+    """How a sequence speculates, and how that went; `acceptance` is what to expect of the next draft's tokens."""
+
+    method: str
+    acceptance: float
+    num_drafted: int = 0
+    num_accepted: int = 0
+    num_steps_without: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,6 +107,12 @@ class BlockTable:
     def end(self) -> int:
         """One more than the last block's index."""
         return self.first + len(self.block_ids)
+
+    def release_from(self, end: int) -> list[int]:
+        """Take the blocks from `end` on off, the last first; the caller gives them back."""
+        released = [] if end >= self.end else self.block_ids[max(end - self.first, 0) :]
+        del self.block_ids[len(self.block_ids) - len(released) :]
+        return released[::-1]
 
     def release_before(self, first: int) -> list[int]:
         """Take the blocks before `first` off; the caller gives them back."""
@@ -114,6 +143,8 @@ class Sequence:
     """Leading blocks already offered to the prefix cache."""
     followers: list[Sequence] = field(default_factory=list)
     constraint: TokenConstraint | None = None
+    drafting: Drafting | None = None
+    """None: its tokens come one by one."""
     prompt_logprobs: list[LogprobEntry | None] | None = None
     """Of the prompt's tokens from the second on, shared by choices of one prompt; None when not asked for."""
     has_told_prompt_logprobs: bool = False
@@ -166,8 +197,15 @@ class Sequence:
         """Tokens still to be computed if it runs to its limit."""
         return self.num_prompt_tokens + self.max_output_tokens - self.num_computed_tokens
 
+    def take(self, token_id: int) -> str | None:
+        """One more token of output; returns why it was the last, or None."""
+        self.token_ids.append(token_id)
+        if self.constraint is not None:
+            self.constraint.advance([token_id])
+        return self.finish_reason()
+
     def finish_reason(self) -> str | None:
-        """Why it has ended after its newest token: `stop`, `length`, or None when it goes on."""
+        """Why it has ended with its newest token: `stop`, `length`, or None when it goes on."""
         num_output_tokens = self.num_output_tokens
         if self.max_output_tokens == 0:
             return "length"

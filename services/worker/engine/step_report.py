@@ -1,6 +1,7 @@
 """Collects what a step has to tell, until it is told. Knows the messages, not what led to them."""
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from services.worker.engine.batch import SampledToken
 from services.worker.engine.events import (
@@ -26,24 +27,20 @@ class StepReport:
     def is_empty(self) -> bool:
         return not (self.tokens or self.timings or self.rejected)
 
-    def add_token(self, token: SampledToken, finish_reason: str | None) -> None:
-        """The token is its sequence's newest."""
-        sequence = token.sequence
-        logprobs = None
-        if token.logprob is not None:
-            entry = LogprobEntry(
-                logprob=token.logprob, top_token_ids=token.top_token_ids, top_logprobs=token.top_logprobs
-            )
-            logprobs = [entry]
+    def add_tokens(self, tokens: list[SampledToken], finish_reason: str | None, draft: tuple[int, ...] = ()) -> None:
+        """They are their sequence's newest; the last of them is what the target chose behind the draft's others."""
+        sequence = tokens[0].sequence
         self.tokens.append(
             TokensSampled(
                 request_id=sequence.request.request_id,
                 choice=sequence.choice,
-                position=sequence.num_output_tokens - 1,
-                token_ids=[token.token_id],
-                logprobs=logprobs,
+                position=sequence.num_output_tokens - len(tokens),
+                token_ids=[token.token_id for token in tokens],
+                logprobs=_logprobs(tokens),
                 finish_reason=finish_reason,
                 prompt_logprobs=_untold_prompt_logprobs(sequence),
+                draft_token_ids=list(draft) or None,
+                num_accepted=num_equal([token.token_id for token in tokens], draft),
             )
         )
 
@@ -64,6 +61,21 @@ class StepReport:
         result = StepResult(tokens=self.tokens, timings=self.timings, rejected=self.rejected, statistics=statistics)
         self.tokens, self.timings, self.rejected = [], [], []
         return result
+
+
+def num_equal(token_ids: list[int], draft: tuple[int, ...]) -> int:
+    """How many of a draft's tokens became output."""
+    pairs = zip(token_ids, draft, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _logprobs(tokens: list[SampledToken]) -> list[LogprobEntry] | None:
+    if any(token.logprob is None for token in tokens):
+        return None
+    return [
+        LogprobEntry(logprob=token.logprob or 0.0, top_token_ids=token.top_token_ids, top_logprobs=token.top_logprobs)
+        for token in tokens
+    ]
 
 
 def _untold_prompt_logprobs(sequence: Sequence) -> list[LogprobEntry] | None:

@@ -115,4 +115,5 @@ def _from_sequence(layout: StepLayout, first: int) -> StepLayout:
         context_length_list=layout.context_length_list[first:],
         query_start_list=[start - begin for start in layout.query_start_list[first:]],
         num_single=0,
+        run_starts=None,
     )

@@ -19,6 +19,9 @@ class StepLayout:
     a window still sees. `context_lengths` [S] int32, tokens in the cache once this step's
     are written. `query_starts` [S + 1] int32, row of each sequence's first token. The lists repeat the tensors
     for code that loops in Python.
+
+    Tokens of one sequence that are verified count as sequences of one token each, with a context of their own;
+    `run_starts`: of the rows of single tokens, where another sequence begins, and their end; None: with every row.
     """
 
     positions: torch.Tensor
@@ -30,6 +33,7 @@ class StepLayout:
     query_start_list: list[int]
     num_single: int
     block_size_tokens: int
+    run_starts: list[int] | None = None
 
     @property
     def num_sequences(self) -> int:

@@ -90,7 +90,7 @@ class DecodeGraphs:
         tensors = step_tensors(
             packing.unpack(inputs),
             arrays,
-            num_single=len(arrays.token_ids),
+            run_starts=list(range(len(arrays.token_ids) + 1)),
             block_size_tokens=self._block_size_tokens,
         )
         outputs, replay = capture.record(lambda: compute(tensors))

@@ -8,12 +8,13 @@ from services.worker.engine.attention.backend_selection import attention_needs, 
 from services.worker.engine.checkpoints.fingerprint import numerics_fingerprint
 from services.worker.engine.checkpoints.model_config import DecoderConfig
 from services.worker.engine.checkpoints.weights import Checkpoint, open_checkpoint
-from services.worker.engine.config import EngineConfig
+from services.worker.engine.config import EngineConfig, Verifier
 from services.worker.engine.execution.cache_memory import cache_shape
 from services.worker.engine.execution.cache_sizing import bytes_of_a_step, count_blocks
 from services.worker.engine.execution.graph_capture import CudaGraphCapture
 from services.worker.engine.execution.model_runner import ModelRunner
 from services.worker.engine.execution.placement import choose_device, choose_dtype
+from services.worker.engine.execution.step_measurement import measure_steps
 from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
 from services.worker.engine.kv_cache.cell_format import layer_formats
 from services.worker.engine.kv_cache.layer_groups import group_layers
@@ -46,6 +47,8 @@ class LoadedModel:
     quantization: str
     quantization_note: str
     kv_cache: str
+    step_seconds: dict[int, float]
+    """Of a step of so many single tokens; empty where nothing was measured, since hardly anybody speculates."""
 
 
 def load_model(config: EngineConfig) -> LoadedModel:
@@ -96,6 +99,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         groups=groups,
         cache_shape=memory,
         device=device,
+        judges_by_rejection=config.verifier is Verifier.REJECTION,
     )
     sizes: list[int] = []
     if config.enable_cuda_graphs and device.type == "cuda" and decoder.is_capturable and not any(formats):
@@ -124,6 +128,15 @@ def load_model(config: EngineConfig) -> LoadedModel:
         quantization=config.quantization,
         quantization_note=kinds.note,
         kv_cache=config.kv_cache,
+        step_seconds=measure_steps(
+            runner,
+            block_size_tokens=config.block_size_tokens,
+            num_groups=len(groups.groups),
+            num_blocks=num_blocks,
+            max_rows=config.max_tokens_per_step,
+        )
+        if config.speculation != "none"
+        else {},
     )
 
 

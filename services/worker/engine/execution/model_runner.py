@@ -3,34 +3,44 @@
 Knows no queue and no messages: what to run was decided before, what it means is decided after.
 """
 
+from collections.abc import Sequence
+
 import torch
 
-from services.worker.engine.batch import SampledToken, ScheduledBatch, ScheduledSequence
+from services.worker.engine.attention.layer_cache import LayerCache
+from services.worker.engine.batch import SampledToken, ScheduledBatch, ScheduledSequence, StepOutcome
 from services.worker.engine.device_transfer import select_rows, upload
 from services.worker.engine.execution.cache_memory import CacheMemory, CacheShape
 from services.worker.engine.execution.decode_graphs import DecodeGraphs
 from services.worker.engine.execution.graph_capture import GraphCapture
+from services.worker.engine.execution.row_runner import RowRunner
 from services.worker.engine.execution.step_inputs import StepTensors, prepare_inputs
+from services.worker.engine.execution.step_measurement import measuring_sequence
+from services.worker.engine.execution.verdicts import judge_drafts
 from services.worker.engine.kv_cache.layer_groups import LayerGroups
 from services.worker.engine.models.decoder import Decoder
+from services.worker.engine.sampling.draw import Draw
 from services.worker.engine.sampling.prompt_logprobs import PromptScores, score_prompts
 from services.worker.engine.sampling.sampler import PendingSamples, sample, take_largest, wants_only_the_largest
-from services.worker.engine.sequence import BlockTable, RequestProgress, Sequence
-from shared.contracts.sampling import SamplingParameters
+from services.worker.engine.sequence import BlockTable
 
 
 class PendingStep:
     """A step that was launched: its tokens are on their way."""
 
-    def __init__(self, samples: PendingSamples | None, scores: list[PromptScores]) -> None:
+    def __init__(
+        self, items: list[ScheduledSequence], samples: PendingSamples | None, scores: list[PromptScores]
+    ) -> None:
+        """`items` in the order of their draws."""
+        self._items = items
         self._samples = samples
         self._scores = scores
 
-    def read(self) -> list[SampledToken]:
-        """Waits for the device. One token for every sampler of the batch."""
+    def read(self) -> StepOutcome:
+        """Waits for the device. One token for every sampler of the batch, and those of its draft that stand."""
         for score in self._scores:
             score.read()
-        return [] if self._samples is None else self._samples.read()
+        return judge_drafts(self._items, [] if self._samples is None else self._samples.read())
 
 
 class ModelRunner:
@@ -42,8 +52,10 @@ class ModelRunner:
         groups: LayerGroups,
         cache_shape: CacheShape,
         device: torch.device,
+        judges_by_rejection: bool = False,
     ) -> None:
         self._decoder = decoder
+        self._judges_by_rejection = judges_by_rejection
         self._block_size_tokens = cache_shape.block_size_tokens
         self._device = device
         # One block more than the scheduler knows of: what a recorded step's padding writes to.
@@ -69,16 +81,19 @@ class ModelRunner:
 
     def run(self, batch: ScheduledBatch) -> list[SampledToken]:
         """One token for every sampler of the batch."""
-        return self.launch(batch).read()
+        return self.launch(batch).read().tokens
 
     @torch.inference_mode()
     def launch(self, batch: ScheduledBatch) -> PendingStep:
         """Everything of a step but waiting for it: on a CUDA device it returns while the device still computes."""
         self._copy_blocks(batch.block_copies)
-        inputs = prepare_inputs(batch, block_size_tokens=self._block_size_tokens)
-        for sequence in inputs.samplers:
-            if sequence.constraint is not None:
-                sequence.constraint.begin_mask()
+        inputs = prepare_inputs(
+            batch, block_size_tokens=self._block_size_tokens, judges_by_rejection=self._judges_by_rejection
+        )
+        for item in inputs.scheduled:
+            for sequence in item.samplers:
+                if sequence.constraint is not None:
+                    sequence.constraint.begin_mask(item.draft.token_ids)
         recorded = None if self._graphs is None else self._graphs.run(inputs)
         if recorded is None:
             tensors = inputs.to(self._device)
@@ -86,39 +101,36 @@ class ModelRunner:
         else:
             hidden, logits = recorded
         scores = score_prompts(inputs.items, inputs.arrays.query_starts.tolist(), hidden, self._decoder.logits)
-        if not inputs.samplers:
-            return PendingStep(None, scores)
-        if recorded is not None:
-            return PendingStep(sample(select_rows(logits, inputs.sampled_rows), inputs.samplers), scores)
-        return PendingStep(self._sample(select_rows(hidden, inputs.sampled_rows), inputs.samplers), scores)
+        samples = None
+        if inputs.draws and recorded is not None:
+            samples = sample(select_rows(logits, inputs.sampled_rows), inputs.draws)
+        elif inputs.draws:
+            samples = self._sample(select_rows(hidden, inputs.sampled_rows), inputs.draws)
+        return PendingStep(inputs.scheduled, samples, scores)
 
-    def _sample(self, hidden: torch.Tensor, samplers: list[Sequence]) -> PendingSamples:
-        """hidden [R, hidden], one row for each sampler."""
-        largest = self._decoder.largest(hidden) if wants_only_the_largest(samplers) else None
+    def _sample(self, hidden: torch.Tensor, draws: list[Draw]) -> PendingSamples:
+        """hidden [R, hidden], one row for each draw."""
+        largest = self._decoder.largest(hidden) if wants_only_the_largest(draws) else None
         if largest is not None:
-            return take_largest(largest, samplers)
-        return sample(self._decoder.logits(hidden), samplers)
+            return take_largest(largest, draws)
+        return sample(self._decoder.logits(hidden), draws)
+
+    def sharing_cache(self, decoder: Decoder | None = None, layers: Sequence[LayerCache] | None = None) -> RowRunner:
+        """Single steps over the same blocks, through other weights or another view of the cache's layers."""
+        return RowRunner(
+            decoder or self._decoder,
+            layers or self._cache.layers,
+            block_size_tokens=self._block_size_tokens,
+            device=self._device,
+        )
 
     @torch.inference_mode()
     def prompt_logits(self, token_ids: list[int]) -> torch.Tensor:
         """[T, V] float32 of one sequence, computed alone in one step. For measurements: it writes over the cache."""
         num_blocks = -(-len(token_ids) // self._block_size_tokens)
-        request = RequestProgress(
-            request_id="measured",
-            sampling=SamplingParameters(),
-            order=(0, 0, 0, 0),
-            cache_salt="",
-            ending_token_ids=frozenset(),
-            submitted_ns=0,
-        )
-        sequence = Sequence(
-            request=request,
-            choice=0,
-            seed=0,
-            token_ids=token_ids,
-            num_prompt_tokens=len(token_ids),
-            max_output_tokens=1,
-            block_tables=[
+        sequence = measuring_sequence(
+            token_ids,
+            [
                 BlockTable(block_ids=list(range(group * num_blocks, (group + 1) * num_blocks)))
                 for group in range(self._num_groups)
             ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from services.worker.engine.attention.step_layout import StepLayout
 from services.worker.engine.batch import ScheduledBatch, ScheduledSequence
 from services.worker.engine.device_transfer import upload_all
-from services.worker.engine.sequence import Sequence
+from services.worker.engine.sampling.draw import Draw
 
 Positions = npt.NDArray[np.int64]
 Lengths = npt.NDArray[np.int32]
@@ -71,13 +71,20 @@ class StepTensors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInputs:
-    """The tokens of `items` in turn. Sampler i draws from the logits of row `sampled_rows[i]`."""
+    """The tokens of `items` in turn. `draws[i]` is from the logits of row `sampled_rows[i]`.
 
+    A token that is verified counts as an item of its own, of one token: its row is computed as a decode's row is, so
+    that a draft changes no bit of it. `scheduled` has every sequence once, in the same order.
+    `run_starts`: the first of each sequence's single tokens, and where they end.
+    """
+
+    scheduled: list[ScheduledSequence]
     items: list[ScheduledSequence]
     arrays: StepArrays
     num_single: int
+    run_starts: list[int]
     sampled_rows: list[int]
-    samplers: list[Sequence]
+    draws: list[Draw]
     block_size_tokens: int
 
     @property
@@ -88,11 +95,11 @@ class StepInputs:
     def to(self, device: torch.device) -> StepTensors:
         """In one copy that nothing waits for."""
         tensors = upload_all(self.arrays.flat(), device)
-        return step_tensors(tensors, self.arrays, num_single=self.num_single, block_size_tokens=self.block_size_tokens)
+        return step_tensors(tensors, self.arrays, run_starts=self.run_starts, block_size_tokens=self.block_size_tokens)
 
 
 def step_tensors(
-    tensors: list[torch.Tensor], arrays: StepArrays, *, num_single: int, block_size_tokens: int
+    tensors: list[torch.Tensor], arrays: StepArrays, *, run_starts: list[int], block_size_tokens: int
 ) -> StepTensors:
     """`tensors` are `arrays.flat()` on a device."""
     token_ids, positions, context_lengths, query_starts, *places = tensors
@@ -107,7 +114,8 @@ def step_tensors(
             query_starts=query_starts,
             context_length_list=context_length_list,
             query_start_list=query_start_list,
-            num_single=num_single,
+            num_single=run_starts[-1],
+            run_starts=run_starts,
             block_size_tokens=block_size_tokens,
         )
         for slots, block_tables in zip(places[:num_groups], places[num_groups:], strict=True)
@@ -115,24 +123,35 @@ def step_tensors(
     return StepTensors(token_ids=token_ids, layouts=layouts)
 
 
-def prepare_inputs(batch: ScheduledBatch, *, block_size_tokens: int) -> StepInputs:
-    """Single tokens first."""
-    items = sorted(batch.items, key=lambda item: item.num_tokens > 1)
+def prepare_inputs(batch: ScheduledBatch, *, block_size_tokens: int, judges_by_rejection: bool = False) -> StepInputs:
+    """Single tokens first, each sequence's in turn."""
+    scheduled = sorted(batch.items, key=lambda item: item.num_tokens > 1)
+    items: list[ScheduledSequence] = []
     token_ids: list[int] = []
     positions: list[int] = []
     query_starts = [0]
+    run_starts = [0]
     sampled_rows: list[int] = []
-    samplers: list[Sequence] = []
-    for item in items:
+    draws: list[Draw] = []
+    for item in scheduled:
         end = item.start + item.num_tokens
         token_ids.extend(item.sequence.token_ids[item.start : end])
-        positions.extend(range(item.start, end))
-        query_starts.append(len(token_ids))
-        sampled_rows.extend([len(token_ids) - 1] * len(item.samplers))
-        samplers.extend(item.samplers)
+        token_ids.extend(item.draft.token_ids)
+        positions.extend(range(item.start, end + item.draft.length))
+        query_starts.append(query_starts[-1] + item.num_tokens)
+        query_starts.extend(range(query_starts[-1] + 1, len(token_ids) + 1))
+        items.extend([item] * (1 + item.draft.length))
+        if item.num_tokens == 1:
+            run_starts.append(len(token_ids))
+        if item.draft.length:
+            sampled_rows.extend(range(len(token_ids) - 1 - item.draft.length, len(token_ids)))
+            draws.extend(_draws_of_draft(item, judges_by_rejection=judges_by_rejection))
+        else:
+            sampled_rows.extend([len(token_ids) - 1] * len(item.samplers))
+            draws.extend(Draw(sampler) for sampler in item.samplers)
     places = np.array(positions, dtype=np.int64)
     rows = np.repeat(np.arange(len(items)), np.diff(query_starts))
-    tables = [_block_tables(items, group) for group in range(len(items[0].sequence.block_tables))]
+    tables = [_block_tables(scheduled, group) for group in range(len(items[0].sequence.block_tables))]
     offsets = places % block_size_tokens
     arrays = StepArrays(
         token_ids=np.array(token_ids, dtype=np.int64),
@@ -140,24 +159,39 @@ def prepare_inputs(batch: ScheduledBatch, *, block_size_tokens: int) -> StepInpu
         slots=[
             table[rows, places // block_size_tokens].astype(np.int64) * block_size_tokens + offsets for table in tables
         ],
-        context_lengths=np.array([item.start + item.num_tokens for item in items], dtype=np.int32),
+        context_lengths=(places[np.array(query_starts[1:]) - 1] + 1).astype(np.int32),
         query_starts=np.array(query_starts, dtype=np.int32),
         block_tables=tables,
     )
     return StepInputs(
+        scheduled=scheduled,
         items=items,
         arrays=arrays,
-        num_single=sum(1 for item in items if item.num_tokens == 1),
+        num_single=run_starts[-1],
+        run_starts=run_starts,
         sampled_rows=sampled_rows,
-        samplers=samplers,
+        draws=draws,
         block_size_tokens=block_size_tokens,
     )
 
 
-def _block_tables(items: list[ScheduledSequence], group: int) -> Lengths:
+def _draws_of_draft(item: ScheduledSequence, *, judges_by_rejection: bool) -> list[Draw]:
+    """One behind the sequence, and one behind each token of its draft."""
+    draft = item.draft
+    draws = [Draw(item.sequence, draft.token_ids[:index]) for index in range(draft.length + 1)]
+    if judges_by_rejection:
+        of_rows = [None] * draft.length if draft.probabilities is None else list(draft.probabilities)
+        for index, (token_id, probabilities) in enumerate(zip(draft.token_ids, of_rows, strict=True)):
+            draws[index] = replace(draws[index], candidate=token_id, candidate_probabilities=probabilities)
+    return draws
+
+
+def _block_tables(scheduled: list[ScheduledSequence], group: int) -> Lengths:
     """[S, B] int32 by position in the sequence; 0 where there is no block, or none any more."""
-    own = [item.sequence.block_tables[group] for item in items]
-    tables = np.zeros((len(items), max(table.end for table in own)), dtype=np.int32)
+    own = [item.sequence.block_tables[group] for item in scheduled]
+    tables = np.zeros((len(scheduled), max(table.end for table in own)), dtype=np.int32)
     for row, table in enumerate(own):
         tables[row, table.first : table.end] = table.block_ids
+    if any(item.draft.length for item in scheduled):
+        return np.repeat(tables, [1 + item.draft.length for item in scheduled], axis=0)
     return tables

@@ -42,6 +42,12 @@ class PagedCache:
             for window, table in zip(geometry.windows, tables, strict=True)
         )
 
+    def room_behind(self, sequence: Sequence, num_tokens: int, *, num_blocks: int) -> int:
+        """Tokens that fit behind the first `num_tokens`, whose blocks are there, with so many blocks more."""
+        of_each_group = max(num_blocks, 0) // len(self.geometry.windows)
+        end = self.geometry.blocks_for(num_tokens) + of_each_group
+        return end * self.geometry.block_size_tokens - num_tokens
+
     def grow(self, sequence: Sequence, num_tokens: int) -> dict[int, int]:
         """Make the sequence's next tokens, up to `num_tokens`, writable; returns copies, destination to source.
 
@@ -136,8 +142,15 @@ class PagedCache:
         return self.pool.num_free + freed - cached
 
     def advance(self, sequence: Sequence, num_computed_tokens: int) -> None:
-        """So many tokens are in the cache now: full blocks are offered to others, blocks out of sight given back."""
+        """So many tokens are in the cache now: full blocks are offered to others, blocks out of sight given back.
+
+        So are blocks behind them, which a draft had needed that was not accepted.
+        """
         sequence.num_computed_tokens = num_computed_tokens
+        end = self.geometry.blocks_for(num_computed_tokens)
+        for table in sequence.block_tables:
+            for block_id in table.release_from(end):
+                self.pool.release(block_id)
         if self._enable_prefix_cache:
             self._register_full_blocks(sequence)
         for first, table in zip(self._firsts(num_computed_tokens), sequence.block_tables, strict=True):

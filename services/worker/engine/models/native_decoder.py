@@ -115,6 +115,7 @@ class NativeDecoder:
             sequences=first.num_sequences,
             singles=first.num_single,
             block_size=first.block_size_tokens,
+            runs=first.num_single if first.run_starts is None else len(first.run_starts) - 1,
             seconds=None if self._seconds is None else ctypes.addressof(self._seconds),
             **self._buffers(residual.shape[0]),
             **self._coded_buffers(residual.shape[0]),

@@ -49,6 +49,7 @@ struct step {
     uint8_t *scratch;               /* [threads, scratch_bytes], or NULL: see quantized_products.h */
     double *seconds;                /* [NUM_PARTS] to add to, or NULL: the first thread's processor time */
     int64_t tokens, sequences, singles, block_size, scratch_bytes;
+    int64_t runs; /* of singles: those of one sequence, which see each other, count once */
 };
 
 enum part { NORMS, QUERY_KEY_VALUE, ATTENTION, OUTPUT, GATE_UP, DOWN, NUM_PARTS };
@@ -156,10 +157,11 @@ static void attend_part(const struct decoder *d, const struct layer *l, const st
 static void attend(const struct decoder *d, const struct layer *l, const struct step *s, struct team *team,
                    int64_t thread) {
     int64_t heads = d->num_kv_heads, most = CHUNK_ROWS / (d->num_query_heads / heads), parts = 0;
-    if (s->tokens > s->singles) {
-        /* Tokens of a chunk see each other: all are in the cache before any of them looks. */
-        FOR_CLAIMED(i, (s->tokens - s->singles) * heads, team, thread)
-            place_head(d, l, s, s->singles + i / heads, i % heads);
+    /* Tokens of one sequence see each other: all are in the cache before any of them looks. */
+    int64_t placed = s->runs < s->singles ? 0 : s->singles;
+    if (s->tokens > placed) {
+        FOR_CLAIMED(i, (s->tokens - placed) * heads, team, thread)
+            place_head(d, l, s, placed + i / heads, i % heads);
         meet(team);
         for (int64_t i = s->singles; i < s->sequences; i++)
             parts += (s->query_starts[i + 1] - s->query_starts[i] + most - 1) / most * heads;
@@ -167,7 +169,7 @@ static void attend(const struct decoder *d, const struct layer *l, const struct 
     FOR_CLAIMED(task, parts + s->singles * heads, team, thread) {
         if (task >= parts) {
             int64_t sequence = (task - parts) / heads, kv_head = (task - parts) % heads;
-            place_head(d, l, s, sequence, kv_head);
+            if (sequence < placed) place_head(d, l, s, sequence, kv_head);
             attend_single(d, l, s, sequence, kv_head);
             continue;
         }

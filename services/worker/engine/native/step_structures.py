@@ -66,6 +66,7 @@ class StepStructure(ctypes.Structure):
         ("singles", _INTEGER),
         ("block_size", _INTEGER),
         ("scratch_bytes", _INTEGER),
+        ("runs", _INTEGER),
     ]
 
 

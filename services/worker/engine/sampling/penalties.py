@@ -9,41 +9,38 @@ from collections import Counter
 import torch
 
 from services.worker.engine.device_transfer import upload
+from services.worker.engine.sampling.draw import Draw
 from services.worker.engine.sequence import Sequence
 
 
-def apply_penalties(logits: torch.Tensor, sequences: list[Sequence]) -> None:
-    """logits [R, V] float32, changed in place; row r belongs to sequence r."""
-    _bias(logits, sequences)
-    for row, sequence in enumerate(sequences):
-        sampling = sequence.request.sampling
+def apply_penalties(logits: torch.Tensor, draws: list[Draw]) -> None:
+    """logits [R, V] float32, changed in place; row r belongs to draw r."""
+    _bias(logits, draws)
+    for row, draw in enumerate(draws):
+        sampling = draw.sampling
         if sampling.repetition_penalty != 1.0:
-            _repetition(logits[row], sequence.token_ids, sampling.repetition_penalty)
+            _repetition(logits[row], draw.token_ids, sampling.repetition_penalty)
         if sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0:
-            _frequency(logits[row], sequence.output_token_ids, sampling.frequency_penalty, sampling.presence_penalty)
-        if sequence.num_output_tokens < sampling.min_tokens and sequence.request.ending_token_ids:
-            _forbid_end(logits[row], sequence)
+            _frequency(logits[row], draw.output_token_ids, sampling.frequency_penalty, sampling.presence_penalty)
+        if draw.position < sampling.min_tokens and draw.sequence.request.ending_token_ids:
+            _forbid_end(logits[row], draw.sequence)
 
 
-def changes_logits(sequence: Sequence) -> bool:
-    """Whether `apply_penalties` would touch this sequence's row."""
-    sampling = sequence.request.sampling
+def changes_logits(draw: Draw) -> bool:
+    """Whether `apply_penalties` would touch this draw's row."""
+    sampling = draw.sampling
     return (
         bool(sampling.logit_bias)
         or sampling.repetition_penalty != 1.0
         or sampling.frequency_penalty != 0.0
         or sampling.presence_penalty != 0.0
-        or (sequence.num_output_tokens < sampling.min_tokens and bool(sequence.request.ending_token_ids))
+        or (draw.position < sampling.min_tokens and bool(draw.sequence.request.ending_token_ids))
     )
 
 
-def _bias(logits: torch.Tensor, sequences: list[Sequence]) -> None:
+def _bias(logits: torch.Tensor, draws: list[Draw]) -> None:
     """Every biased token of every row in one operation."""
-    biased = [
-        (row, token_id, bias)
-        for row, sequence in enumerate(sequences)
-        for token_id, bias in sequence.request.sampling.logit_bias
-    ]
+    biased = [(row, token_id, bias) for row, draw in enumerate(draws) for token_id, bias in draw.sampling.logit_bias]
     if biased:
         rows, token_ids, biases = (upload(part, logits.device) for part in zip(*biased, strict=True))
         logits.index_put_((rows, token_ids), biases.to(logits.dtype), accumulate=True)

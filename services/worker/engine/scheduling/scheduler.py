@@ -5,6 +5,7 @@ One pass in order over the running sequences (a decode is one token, a prefill t
 leaves once every decode has its token), then admission of the waiting ones while budget and blocks last. When
 blocks run out the running sequence that comes last is preempted: its blocks go back, it is computed again later.
 A better lane does not wait for a worse one: the worse lane's last make way for its head.
+Drafts get what is left of budget and blocks in the end, and take nothing from anybody.
 
 Knows no torch, no clock and no messages. The sequence that comes first always gets its blocks, hence every
 sequence ends: `accepts` keeps out what could not run even alone.
@@ -16,6 +17,7 @@ decode).
 from bisect import insort
 from collections import Counter
 from dataclasses import replace
+from typing import Protocol
 
 from services.worker.engine.batch import SampledToken, ScheduledBatch, ScheduledSequence
 from services.worker.engine.config import SchedulingPolicy
@@ -25,8 +27,16 @@ from services.worker.engine.scheduling.fair_share import FairShare
 from services.worker.engine.scheduling.waiting_queue import WaitingQueue
 from services.worker.engine.sequence import Sequence, SequenceState
 
+Taken = tuple[SampledToken, str | None]
+"""A sequence's next token, and why it was its last if it was."""
+
 WATERMARK = 0.01
 """Share of the blocks that admission leaves free, so that the running ones can grow before somebody is preempted."""
+
+
+class ChoosesDraftLengths(Protocol):
+    def choose(self, sequences: list[Sequence], *, num_rows: int, most: int) -> list[int]:
+        """Tokens that each should draft, beside `num_rows` of the step. Called while scheduling; may not block."""
 
 
 class Scheduler:
@@ -37,6 +47,7 @@ class Scheduler:
         max_tokens_per_step: int,
         max_running_sequences: int,
         policy: SchedulingPolicy = SchedulingPolicy.CONTINUOUS,
+        draft_lengths: ChoosesDraftLengths | None = None,
     ) -> None:
         if max_tokens_per_step < max_running_sequences:
             raise ValueError(
@@ -51,6 +62,7 @@ class Scheduler:
         self._max_tokens_per_step = max_tokens_per_step
         self._max_running_sequences = max_running_sequences
         self._policy = policy
+        self._draft_lengths = draft_lengths
         self._watermark_blocks = int(cache.pool.num_blocks * WATERMARK)
         self._num_following = 0
         self._num_arrived = 0
@@ -124,20 +136,31 @@ class Scheduler:
         if admission_is_open and len(batch.preempted) == num_made_way:
             self._admit(batch)
         self._fork_followers(batch)
+        if self._draft_lengths is not None:
+            self._give_room_for_drafts(batch, self._draft_lengths)
         return batch
 
-    def complete(self, batch: ScheduledBatch, sampled: list[SampledToken]) -> None:
-        """Take the step's results over: what is computed now, and the token each sampler drew.
+    def complete(self, batch: ScheduledBatch, sampled: list[SampledToken]) -> list[Taken]:
+        """Take the step's results over: the tokens of each sampler, in turn, and what is computed now.
 
-        Sequences that ended are the caller's to `finish`.
+        Returns the tokens that were taken: not those behind one that ends its sequence. Sequences that ended are the
+        caller's to `finish`. What was computed for tokens that do not stand is as if it had never been.
         """
+        taken: list[Taken] = []
+        ended: set[int] = set()
+        for token in sampled:
+            if id(token.sequence) not in ended:
+                reason = token.sequence.take(token.token_id)
+                taken.append((token, reason))
+                if reason is not None or not token.is_valid:
+                    ended.add(id(token.sequence))
         for item in batch.items:
-            num_computed_tokens = item.start + item.num_tokens
-            self._share.charge(item.sequence.tenant, item.num_tokens)
+            # All but the newest token of who drew one.
+            num_computed_tokens = item.sequence.num_tokens - 1 if item.samplers else item.start + item.num_tokens
+            self._share.charge(item.sequence.tenant, num_computed_tokens - item.start)
             for sequence in {id(s): s for s in (item.sequence, *item.samplers)}.values():
                 self.cache.advance(sequence, num_computed_tokens)
-        for token in sampled:
-            token.sequence.token_ids.append(token.token_id)
+        return taken
 
     def finish(self, sequence: Sequence) -> None:
         assert sequence.state is SequenceState.RUNNING
@@ -255,6 +278,27 @@ class Scheduler:
             batch.num_decode_tokens += num_tokens
         else:
             batch.num_prefill_tokens += num_tokens
+
+    def _give_room_for_drafts(self, batch: ScheduledBatch, lengths: ChoosesDraftLengths) -> None:
+        """Budget and blocks that nobody else has asked for in this step, but the ones that admission leaves."""
+        places = [i for i, item in enumerate(batch.items) if item.is_decode and item.sequence.drafting is not None]
+        budget = self._max_tokens_per_step - batch.num_tokens
+        if not places or budget < 1:
+            return
+        wanted = lengths.choose([batch.items[i].sequence for i in places], num_rows=batch.num_tokens, most=budget)
+        for index, length in zip(places, wanted, strict=True):
+            sequence = batch.items[index].sequence
+            num_blocks = self.cache.pool.num_free - self._watermark_blocks
+            room = min(
+                length,
+                budget - batch.num_draft_places,
+                sequence.max_output_tokens - sequence.num_output_tokens - 1,
+                self.cache.room_behind(sequence, sequence.num_tokens, num_blocks=num_blocks),
+            )
+            if room > 0:
+                self.cache.grow(sequence, sequence.num_tokens + room)
+                batch.items[index] = replace(batch.items[index], draft_room=room)
+                batch.num_draft_places += room
 
     def _fork_followers(self, batch: ScheduledBatch) -> None:
         """Where a shared prompt ends in this step, its followers start on the leader's blocks.

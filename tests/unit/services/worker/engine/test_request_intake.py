@@ -1,5 +1,6 @@
 """The engine's door: what becomes sequences and how."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ def check(submit: Submit, **changes: Any) -> RequestRejected | None:
         "max_model_tokens": 20,
         "is_known": False,
         "num_places": 8,
+        "speculation_methods": ["none", "prompt-lookup"],
         **changes,
     }
     return check_submission(submit, **known)
@@ -37,6 +39,8 @@ def test_what_fits_exactly_is_accepted() -> None:
         (make_submit("a", [1], n=9), {}, None),
         (make_submit("a", [1], stop_token_ids=(-1,)), {}, "stop_token_ids"),
         (make_submit("a", [1], logit_bias=((99, 1.0),)), {}, "logit_bias"),
+        (replace(make_submit("a", [1]), speculation="tea-leaves"), {}, "speculation"),
+        (replace(make_submit("a", [1]), predicted_token_ids=[10]), {}, "prediction"),
     ],
 )
 def test_what_cannot_run_is_named(submit: Submit, changes: dict[str, Any], param: str | None) -> None:

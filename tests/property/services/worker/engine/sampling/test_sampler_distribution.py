@@ -4,6 +4,7 @@ Every chi-square limit is the 1 in 10,000 quantile; seeds are fixed, so the test
 generator has a false alarm in at most one of 1,600 changes (six distributions).
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.worker.engine.sampling.draw import Draw
 from services.worker.engine.sampling.sampler import sample
 from tests.engine_driver import make_sequence
 
@@ -28,9 +30,12 @@ class FixedMask:
     def __init__(self, allowed: list[int]) -> None:
         self._mask = bytes([sum(1 << token_id for token_id in allowed)])
 
-    def begin_mask(self) -> None: ...
+    def count_allowed(self, token_ids: Iterable[int]) -> int:
+        raise NotImplementedError
 
-    def mask(self) -> bytes:
+    def begin_mask(self, draft: Iterable[int] = ()) -> None: ...
+
+    def mask(self, index: int = 0) -> bytes:
         return self._mask
 
     def advance(self, token_ids: list[int]) -> None: ...
@@ -38,7 +43,7 @@ class FixedMask:
 
 def counts(**parameters: Any) -> torch.Tensor:
     sequences = [make_sequence([1], seed=seed, **parameters) for seed in range(NUM_DRAWS)]
-    tokens = [token.token_id for token in sample(LOGITS.repeat(NUM_DRAWS, 1), sequences).read()]
+    tokens = [token.token_id for token in sample(LOGITS.repeat(NUM_DRAWS, 1), [*map(Draw, sequences)]).read()]
     return torch.bincount(torch.tensor(tokens), minlength=len(LOGITS)).double()
 
 
@@ -73,7 +78,7 @@ def test_draws_under_a_grammar_follow_the_models_distribution_over_what_is_allow
     sequences = [make_sequence([1], seed=seed, temperature=1.0) for seed in range(NUM_DRAWS)]
     for sequence in sequences:
         sequence.constraint = FixedMask(allowed)
-    tokens = [token.token_id for token in sample(LOGITS.repeat(NUM_DRAWS, 1), sequences).read()]
+    tokens = [token.token_id for token in sample(LOGITS.repeat(NUM_DRAWS, 1), [*map(Draw, sequences)]).read()]
     found = torch.bincount(torch.tensor(tokens), minlength=len(LOGITS)).double()
     expected = LOGITS.double()[allowed].softmax(dim=0) * NUM_DRAWS
     assert found.sum() == found[allowed].sum()
@@ -83,7 +88,7 @@ def test_draws_under_a_grammar_follow_the_models_distribution_over_what_is_allow
 def test_successive_positions_of_one_seed_are_independent_draws() -> None:
     """Pairs of neighbouring draws over two equally likely tokens; 21.11 is the 1 in 10,000 limit at 3 degrees."""
     sequences = [make_sequence([1] * (n + 1), num_output_tokens=n, seed=5) for n in range(4001)]
-    tokens = [token.token_id for token in sample(torch.zeros(4001, 2), sequences).read()]
+    tokens = [token.token_id for token in sample(torch.zeros(4001, 2), [*map(Draw, sequences)]).read()]
     pairs = [2 * first + second for first, second in zip(tokens[:-1:2], tokens[1::2], strict=True)]
     expected = len(pairs) / 4
     statistic = sum((pairs.count(pair) - expected) ** 2 / expected for pair in range(4))
@@ -103,7 +108,7 @@ def test_any_parameters_draw_a_token_at_least_as_likely_as_the_filters_demand(
     logits: list[float], temperature: float, top_k: int, top_p: float, min_p: float, seed: int
 ) -> None:
     sequence = make_sequence([0], seed=seed, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    (token,) = sample(torch.tensor([logits]), [sequence]).read()
+    (token,) = sample(torch.tensor([logits]), [Draw(sequence)]).read()
     assert token.is_valid
     if top_k:
         assert logits[token.token_id] >= sorted(logits, reverse=True)[:top_k][-1]

@@ -1,11 +1,12 @@
-"""Arbitrary submissions, forks, steps, failures, cancellations and shortages against the real scheduler and cache.
+"""Arbitrary submissions, forks, drafts, steps, failures, cancellations, shortages against real scheduler and cache.
 
 No torch. The model is a function of the tokens before; what it "computes" goes into simulated memory, cell by cell,
 so that a block written by the wrong sequence, or read before it was copied, shows as a wrong value. Every step is
-held against the promises: the budget, who may be admitted before whom, who gives way, and that work gets done.
+held against the promises: the budget, who may be admitted before whom, who gives way, that work gets done, and that
+drafts take nothing from anybody and change no output.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,12 +14,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from services.worker.engine.batch import SampledToken, ScheduledBatch
+from services.worker.engine.batch import Draft, SampledToken, ScheduledBatch, ScheduledSequence
 from services.worker.engine.config import SchedulingPolicy
+from services.worker.engine.execution.verdicts import judge_drafts
 from services.worker.engine.kv_cache.cache_geometry import CacheGeometry
 from services.worker.engine.kv_cache.paged_cache import PagedCache
 from services.worker.engine.scheduling.scheduler import Scheduler
-from services.worker.engine.sequence import RequestProgress, Sequence, SequenceState
+from services.worker.engine.sequence import Drafting, RequestProgress, Sequence, SequenceState
 from shared.contracts.sampling import SamplingParameters
 from tests.engine_driver import make_sequence
 
@@ -42,15 +44,15 @@ class SimulatedMemory:
             for offset in range(self._block_size):
                 self._cells[destination, offset] = before.get((source, offset), 0)
         for item in batch.items:
-            contents = self._content(item.sequence, item.start + item.num_tokens)
+            contents = self._content(item)
             for group in range(len(self._windows)):
-                for position in range(item.start, item.start + item.num_tokens):
+                for position in range(item.start, item.start + item.num_rows):
                     self._cells[self._place(item.sequence, group, position)] = contents[position] + group
         for item in batch.items:
-            contents = self._content(item.sequence, item.start + item.num_tokens)
+            contents = self._content(item)
             for group, window in enumerate(self._windows):
                 oldest = 0 if window is None else max(0, item.start - window + 1)
-                for position in range(oldest, item.start + item.num_tokens):
+                for position in range(oldest, item.start + item.num_rows):
                     found = self._cells.get(self._place(item.sequence, group, position))
                     assert found == contents[position] + group, "somebody wrote into a shared block, or it was lost"
 
@@ -60,11 +62,34 @@ class SimulatedMemory:
         assert index >= table.first, "a block that is still seen was given back"
         return table.block_ids[index - table.first], offset
 
-    def _content(self, sequence: Sequence, num_tokens: int) -> list[int]:
+    def _content(self, item: ScheduledSequence) -> list[int]:
+        sequence, num_tokens = item.sequence, item.start + item.num_tokens
         contents = self._contents.setdefault(sequence, [])
         for token_id in sequence.token_ids[len(contents) : num_tokens]:
             contents.append(hash((contents[-1] if contents else sequence.tenant, token_id)))
-        return contents[:num_tokens]
+        guessed = contents[:num_tokens]
+        for token_id in item.draft.token_ids:
+            guessed.append(hash((guessed[-1], token_id)))
+        return guessed
+
+
+class AnyLengths:
+    """What a chooser of draft lengths may say, which is anything: the room is the scheduler's affair."""
+
+    def __init__(self) -> None:
+        self.wishes: list[int] = []
+
+    def choose(self, sequences: list[Sequence], *, num_rows: int, most: int) -> list[int]:
+        return [self.wishes[place % len(self.wishes)] if self.wishes else 0 for place in range(len(sequences))]
+
+
+def token_at(place: int, sequence: Sequence) -> int:
+    """The simulated model's, behind so many tokens."""
+    return (place * 7 // 2 + sequence.choice) % VOCABULARY
+
+
+def next_token(sequence: Sequence, num_drafted: int = 0) -> int:
+    return token_at(sequence.num_tokens + num_drafted, sequence)
 
 
 @dataclass(frozen=True)
@@ -98,6 +123,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         windows: tuple[int | None, ...],
     ) -> None:
         self.budget = num_places + spare_budget
+        self.lengths = AnyLengths()
+        self.guesses = [True]
         self.policy = policy
         geometry = CacheGeometry(block_size_tokens=block_size, max_step_tokens=self.budget, windows=windows)
         self.capacity = geometry.longest_sequence(num_blocks, limit_tokens=60)
@@ -108,6 +135,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_tokens_per_step=self.budget,
             max_running_sequences=num_places,
             policy=policy,
+            draft_lengths=self.lengths,
         )
         self.memory = SimulatedMemory(geometry)
         self.alive: list[Sequence] = []
@@ -119,6 +147,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         order=st.tuples(st.integers(0, 1), st.integers(0, 1), st.sampled_from([5, 99]), st.just(0)),
         tenant=st.sampled_from(["", "lake", "river"]),
         num_output_tokens=st.sampled_from([0, 0, 5]),
+        speculates=st.booleans(),
+        ends_at=st.sampled_from([None, None, 2]),
     )
     def submit(
         self,
@@ -128,6 +158,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         order: tuple[int, int, int, int],
         tenant: str,
         num_output_tokens: int,
+        speculates: bool,
+        ends_at: int | None,
     ) -> None:
         """Fresh, or resumed with output that it already has; what the engine's door lets in."""
         prompt = prompt[: max(self.capacity - 1, 1)]
@@ -139,7 +171,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             sampling=SamplingParameters(),
             order=order,
             cache_salt=tenant,
-            ending_token_ids=frozenset(),
+            ending_token_ids=frozenset() if ends_at is None else frozenset({ends_at}),
             submitted_ns=0,
         )
         choices = [
@@ -148,6 +180,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             )
             for choice in range(num_choices)
         ]
+        for choice in choices:
+            choice.drafting = Drafting(method="any", acceptance=0.5) if speculates else None
         leaders = choices
         if num_output_tokens == 0:
             choices[0].followers, leaders = choices[1:], choices[:1]
@@ -168,8 +202,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not sequence.block_tables
 
     @precondition(lambda self: getattr(self, "alive", None))
-    @rule(num_steps=st.integers(1, 8))
-    def steps(self, num_steps: int) -> None:
+    @rule(
+        num_steps=st.integers(1, 8),
+        wishes=st.lists(st.integers(0, 9), max_size=4),
+        guesses=st.lists(st.booleans(), min_size=1, max_size=7),
+    )
+    def steps(self, num_steps: int, wishes: list[int], guesses: list[bool]) -> None:
+        """`guesses`: whether the drafts' tokens are right, one after another."""
+        self.lengths.wishes, self.guesses = wishes, guesses
         for _ in range(num_steps):
             self.step()
 
@@ -180,18 +220,41 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.work_is_done(batch)
         self.the_last_gave_way(before, batch)
         self.the_first_were_admitted(before)
+        self.draft(batch)
         self.memory.compute(batch)
-        sampled = [
-            SampledToken(sequence=sequence, token_id=(len(sequence.token_ids) * 7 + sequence.choice) % VOCABULARY)
+        chosen = [
+            SampledToken(sequence=sequence, token_id=next_token(sequence, row))
             for item in batch.items
             for sequence in item.samplers
+            for row in range(item.draft.length + 1)
         ]
-        self.scheduler.complete(batch, sampled)
-        for token in sampled:
-            assert token.sequence.num_output_tokens <= token.sequence.max_output_tokens
-            if token.sequence.finish_reason() is not None:
-                self.scheduler.finish(token.sequence)
-                self.alive.remove(token.sequence)
+        lengths = {id(item.sequence): item.sequence.num_tokens for item in batch.items}
+        for token, reason in self.scheduler.complete(batch, judge_drafts(batch.items, chosen).tokens):
+            sequence = token.sequence
+            assert sequence.num_output_tokens <= sequence.max_output_tokens
+            place = lengths.setdefault(id(sequence), sequence.num_tokens - 1)
+            assert token.token_id == sequence.token_ids[place] == token_at(place, sequence), (
+                "a draft changed the output"
+            )
+            lengths[id(sequence)] += 1
+            if reason is not None:
+                assert token.token_id == sequence.token_ids[-1], "something follows the last token"
+                self.scheduler.finish(sequence)
+                self.alive.remove(sequence)
+
+    def draft(self, batch: ScheduledBatch) -> None:
+        """Right and wrong tokens, as many as there is room for or one less."""
+        for place, item in enumerate(batch.items):
+            assert item.draft_room == 0 or item.sequence.drafting is not None
+            if item.draft_room == 0:
+                continue
+            rights = [self.guesses[(place + row) % len(self.guesses)] for row in range(item.draft_room)]
+            tokens = [
+                next_token(item.sequence, row) if right else (next_token(item.sequence, row) + 1) % VOCABULARY
+                for row, right in enumerate(rights)
+            ]
+            length = item.draft_room - (len(self.guesses) % 2)
+            batch.items[place] = replace(item, draft=Draft(token_ids=tuple(tokens[:length])))
 
     def look(self) -> Before:
         share = self.scheduler._share
@@ -204,7 +267,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
 
     def budget_is_kept(self, batch: ScheduledBatch) -> None:
-        assert batch.num_tokens <= self.budget
+        assert batch.num_tokens + batch.num_draft_places <= self.budget
+        assert sum(item.draft_room for item in batch.items) == batch.num_draft_places
         assert sum(item.num_tokens for item in batch.items) == batch.num_tokens
         scheduled = [item.sequence for item in batch.items]
         assert len(set(map(id, scheduled))) == len(scheduled), "a sequence is twice in a step"

@@ -1,6 +1,7 @@
 """Requests wait for their grammars, not for ever."""
 
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,9 +28,12 @@ class Matcher:
     def copy(self) -> "Matcher":
         return Matcher()
 
-    def begin_mask(self) -> None: ...
+    def count_allowed(self, token_ids: Iterable[int]) -> int:
+        raise NotImplementedError
 
-    def mask(self) -> None: ...
+    def begin_mask(self, draft: Iterable[int] = ()) -> None: ...
+
+    def mask(self, index: int = 0) -> None: ...
 
     def advance(self, token_ids: list[int]) -> None:
         self.seen += token_ids

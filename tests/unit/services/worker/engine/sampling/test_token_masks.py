@@ -1,13 +1,14 @@
 """Masks make tokens impossible in their own row and nowhere else."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 
+from services.worker.engine.sampling.draw import Draw
 from services.worker.engine.sampling.penalties import apply_penalties
 from services.worker.engine.sampling.sampler import sample
 from services.worker.engine.sampling.token_masks import apply_masks
-from services.worker.engine.sequence import Sequence
 from tests.engine_driver import make_sequence
 
 
@@ -23,18 +24,21 @@ class Only:
         for token_id in token_ids:
             self._mask[token_id // 8] |= 1 << (token_id % 8)
 
-    def begin_mask(self) -> None: ...
+    def count_allowed(self, token_ids: Iterable[int]) -> int:
+        raise NotImplementedError
 
-    def mask(self) -> bytes | None:
+    def begin_mask(self, draft: Iterable[int] = ()) -> None: ...
+
+    def mask(self, index: int = 0) -> bytes | None:
         return None if self.problem is not None else bytes(self._mask)
 
     def advance(self, token_ids: list[int]) -> None: ...
 
 
-def held_to(*token_ids: int, **options: object) -> Sequence:
+def held_to(*token_ids: int, **options: object) -> Draw:
     sequence = make_sequence([1], **options)  # type: ignore[arg-type]
     sequence.constraint = Only(*token_ids)
-    return sequence
+    return Draw(sequence)
 
 
 def finite(logits: torch.Tensor) -> list[list[int]]:
@@ -44,7 +48,7 @@ def finite(logits: torch.Tensor) -> list[list[int]]:
 def test_rows_without_a_constraint_stay_as_they_are() -> None:
     logits = torch.randn(3, 50)
     before = logits.clone()
-    apply_masks(logits, [make_sequence([1]), held_to(7, 8, 49), make_sequence([1])])
+    apply_masks(logits, [Draw(make_sequence([1])), held_to(7, 8, 49), Draw(make_sequence([1]))])
     assert torch.equal(logits[[0, 2]], before[[0, 2]])
     assert finite(logits[1:2]) == [[7, 8, 49]]
     assert torch.equal(logits[1, [7, 8, 49]], before[1, [7, 8, 49]])
@@ -67,16 +71,16 @@ def test_a_constraint_with_a_problem_masks_nothing() -> None:
     before = logits.clone()
     sequence = make_sequence([1])
     sequence.constraint = Only(3, problem="too complex")
-    apply_masks(logits, [sequence])
+    apply_masks(logits, [Draw(sequence)])
     assert torch.equal(logits, before)
 
 
 def test_nothing_but_allowed_tokens_is_drawn_whatever_else_is_asked() -> None:
-    sequences = [
+    draws = [
         held_to(3, 40, seed=seed, temperature=temperature, logit_bias=((5, 100.0),), logprobs=1)
         for seed, temperature in enumerate([0.0, 0.5, 1.0, 2.0] * 20)
     ]
-    tokens = sample(torch.randn(1, 50).repeat(80, 1), sequences).read()
+    tokens = sample(torch.randn(1, 50).repeat(80, 1), draws).read()
     assert {token.token_id for token in tokens} <= {3, 40}
     assert all(token.logprob is not None and math.isfinite(token.logprob) for token in tokens)
 

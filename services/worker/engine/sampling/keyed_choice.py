@@ -1,0 +1,20 @@
+"""A draw from a softmax as a largest value: scores and Gumbel noise, keyed by (seed, position).
+
+Source: Gumbel 1954; Maddison, Tarlow and Minka 2014, "A* Sampling", section 2 (the Gumbel-max trick).
+"""
+
+import torch
+
+from services.worker.engine.sampling.draw import Draw
+from services.worker.engine.sampling.noise import NoiseStream, gumbel
+
+
+def choose(scores: torch.Tensor, draws: list[Draw], stream: NoiseStream = NoiseStream.TARGET) -> torch.Tensor:
+    """scores [R, V] float32, logarithms of weights -> [R] int64. A weight of 0, -inf, is never chosen.
+
+    Which token wins depends on its row's scores, seed and position. Where two drafts of one position have nearly the
+    same scores, they nearly always choose the same token: the noise is what decides, and they share it.
+    """
+    seeds = [draw.sequence.seed for draw in draws]
+    noise = gumbel(seeds, [draw.position for draw in draws], scores.shape[1], stream, scores.device)
+    return noise.add_(scores).argmax(dim=1)
