@@ -6,24 +6,21 @@ Plain values without torch, so that the scheduler can be driven by a test that h
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 from services.worker.engine.sequence import Sequence
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """Tokens that may come next, to be verified in this step.
 
-    `probabilities` [len(token_ids), V] float32: what each was drawn from, the ones before it given. None: they were
-    not drawn by chance, or with the noise that the target draws with.
+    `probabilities`, a tensor [len(token_ids), V] float32: what each was drawn from, the ones before it given. None:
+    they were not drawn by chance, or with the noise that the target draws with.
     """
 
     token_ids: tuple[int, ...]
-    probabilities: torch.Tensor | None = None
+    probabilities: Any = None
 
     @property
     def length(self) -> int:

@@ -24,6 +24,7 @@ _NAMES = (
     "quantized_table.c",
     "quantized_products.c",
     "quantized_attention.c",
+    "choice.c",
 )
 SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
 CACHE_VARIABLE = "PENSTOCK_CACHE"

@@ -16,7 +16,7 @@ from services.worker.engine.native.build import NoNativeKernels, build
 
 MAX_GROUP = 64
 MAX_HEAD_SIZE = 256
-_INTERFACE_VERSION = 6
+_INTERFACE_VERSION = 7
 
 _POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, list[Any]] = {

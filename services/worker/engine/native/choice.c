@@ -1,0 +1,114 @@
+/* A draw from a softmax as the largest of scores and Gumbel noise: sampling/noise.py's numbers, made where they are used.
+ *
+ * Philox 4x32-10 (Salmon et al. 2011) on 16 counters at a time: token t takes word t / 16 % 4 of counter t / 64 * 16 +
+ * t % 16. A block of 64 tokens whose best score is out of the noise's reach makes none.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 16
+#define WORDS 4
+#define BLOCK (LANES * WORDS)
+#define ROUNDS 10
+#define PART (128 * BLOCK)
+#define MOST_NOISE 23.0f /* -log(-log(1 - 2^-33)), rounded up */
+
+struct choice {
+    float value;
+    int32_t token;
+};
+
+static void philox(uint32_t words[WORDS][LANES], uint32_t first_counter, uint32_t position, uint32_t stream,
+                   uint32_t key, uint32_t other_key) {
+    uint32_t *a = words[0], *b = words[1], *c = words[2], *d = words[3];
+    for (uint32_t i = 0; i < LANES; i++) a[i] = first_counter + i, b[i] = position, c[i] = stream, d[i] = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < LANES; i++) {
+            uint64_t first = 0xD2511F53ull * a[i], third = 0xCD9E8D57ull * c[i];
+            a[i] = (uint32_t)(third >> 32) ^ b[i] ^ key;
+            b[i] = (uint32_t)third;
+            c[i] = (uint32_t)(first >> 32) ^ d[i] ^ other_key;
+            d[i] = (uint32_t)first;
+        }
+        key += 0x9E3779B9u;
+        other_key += 0xBB67AE85u;
+    }
+}
+
+/* log(1 + x) for x in [sqrt(1/2) - 1, sqrt(2) - 1]. Source: Cephes, logf. */
+static inline float near_log(float x) {
+    float z = x * x, y = 7.0376836292e-2f;
+    y = y * x - 1.1514610310e-1f;
+    y = y * x + 1.1676998740e-1f;
+    y = y * x - 1.2420140846e-1f;
+    y = y * x + 1.4249322787e-1f;
+    y = y * x - 1.6668057665e-1f;
+    y = y * x + 2.0000714765e-1f;
+    y = y * x - 2.4999993993e-1f;
+    y = y * x + 3.3333331174e-1f;
+    return x + (y * x * z - 0.5f * z);
+}
+
+static inline float log_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    int32_t exponent = (int32_t)(bits >> 23) - 127;
+    bits = (bits & 0x7fffffu) | 0x3f800000u;
+    float mantissa; /* [1, 2) */
+    memcpy(&mantissa, &bits, sizeof mantissa);
+    int is_high = mantissa > 1.41421356f;
+    float x = (is_high ? 0.5f * mantissa : mantissa) - 1.0f, e = (float)(exponent + is_high);
+    return near_log(x) - 2.12194440e-4f * e + 0.693359375f * e;
+}
+
+/* -log(-log(1 - w)), w being the word's place between 0 and 1. */
+static inline float noise_of(uint32_t word) {
+    float w = ((float)word + 0.5f) * 0x1p-32f;
+    w = w < 0x1.fffffep-1f ? w : 0x1.fffffep-1f;
+    float near = near_log(-(w < 0.29f ? w : 0.29f)), far = log_of(1.0f - w);
+    return -log_of(-(w < 0.29f ? near : far));
+}
+
+static void choose_part(struct choice *best, const float *scores, int64_t begin, int64_t end, uint32_t position,
+                        uint32_t stream, uint32_t key, uint32_t other_key) {
+    uint32_t words[WORDS][LANES];
+    float values[BLOCK];
+    for (int64_t start = begin; start < end; start += BLOCK) {
+        int64_t count = end - start < BLOCK ? end - start : BLOCK;
+        float peak = -INFINITY;
+        for (int64_t i = 0; i < count; i++) peak = scores[start + i] > peak ? scores[start + i] : peak;
+        if (!(peak + MOST_NOISE > best->value)) continue;
+        philox(words, (uint32_t)(start / WORDS), position, stream, key, other_key);
+        for (int64_t i = 0; i < BLOCK; i++) values[i] = noise_of(words[i / LANES][i % LANES]);
+        peak = -INFINITY;
+        for (int64_t i = 0; i < count; i++) {
+            values[i] += scores[start + i];
+            peak = values[i] > peak ? values[i] : peak;
+        }
+        if (!(peak > best->value)) continue;
+        int64_t i = 0;
+        while (values[i] != peak) i++;
+        *best = (struct choice){peak, (int32_t)(start + i)};
+    }
+}
+
+/* out [rows]: the token of the largest score and noise, of equal ones the first. scores [rows, columns], no NaN; keys
+ * [rows, 2]; positions [rows]; `scratch` [rows, columns / PART rounded up] of struct choice. */
+void penstock_choose(int64_t *out, struct choice *scratch, const float *scores, const uint32_t *keys,
+                     const uint32_t *positions, int64_t stream, int64_t rows, int64_t columns) {
+    int64_t parts = (columns + PART - 1) / PART;
+#pragma omp parallel for schedule(dynamic) if (rows * parts > 1)
+    for (int64_t task = 0; task < rows * parts; task++) {
+        int64_t row = task / parts, begin = task % parts * PART, end = begin + PART < columns ? begin + PART : columns;
+        scratch[task] = (struct choice){-INFINITY, (int32_t)begin};
+        choose_part(scratch + task, scores + row * columns, begin, end, positions[row], (uint32_t)stream, keys[2 * row],
+                    keys[2 * row + 1]);
+    }
+    for (int64_t row = 0; row < rows; row++) {
+        struct choice best = scratch[row * parts];
+        for (int64_t part = 1; part < parts; part++)
+            if (scratch[row * parts + part].value > best.value) best = scratch[row * parts + part];
+        out[row] = best.token;
+    }
+}
