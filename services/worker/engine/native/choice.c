@@ -21,18 +21,23 @@ struct choice {
 
 static void philox(uint32_t words[WORDS][LANES], uint32_t first_counter, uint32_t position, uint32_t stream,
                    uint32_t key, uint32_t other_key) {
-    uint32_t *a = words[0], *b = words[1], *c = words[2], *d = words[3];
+    uint64_t a[LANES], b[LANES], c[LANES], d[LANES]; /* 32 bits each, wide so that a product is one operation */
     for (uint32_t i = 0; i < LANES; i++) a[i] = first_counter + i, b[i] = position, c[i] = stream, d[i] = 0;
     for (int round = 0; round < ROUNDS; round++) {
+#pragma GCC unroll 1
         for (int i = 0; i < LANES; i++) {
             uint64_t first = 0xD2511F53ull * a[i], third = 0xCD9E8D57ull * c[i];
-            a[i] = (uint32_t)(third >> 32) ^ b[i] ^ key;
-            b[i] = (uint32_t)third;
-            c[i] = (uint32_t)(first >> 32) ^ d[i] ^ other_key;
-            d[i] = (uint32_t)first;
+            a[i] = third >> 32 ^ b[i] ^ key;
+            b[i] = third & 0xffffffffu;
+            c[i] = first >> 32 ^ d[i] ^ other_key;
+            d[i] = first & 0xffffffffu;
         }
         key += 0x9E3779B9u;
         other_key += 0xBB67AE85u;
+    }
+    for (int i = 0; i < LANES; i++) {
+        words[0][i] = (uint32_t)a[i], words[1][i] = (uint32_t)b[i];
+        words[2][i] = (uint32_t)c[i], words[3][i] = (uint32_t)d[i];
     }
 }
 
@@ -80,7 +85,7 @@ static void choose_part(struct choice *best, const float *scores, int64_t begin,
         for (int64_t i = 0; i < count; i++) peak = scores[start + i] > peak ? scores[start + i] : peak;
         if (!(peak + MOST_NOISE > best->value)) continue;
         philox(words, (uint32_t)(start / WORDS), position, stream, key, other_key);
-        for (int64_t i = 0; i < BLOCK; i++) values[i] = noise_of(words[i / LANES][i % LANES]);
+        for (int64_t i = 0; i < BLOCK; i++) values[i] = noise_of(((const uint32_t *)words)[i]);
         peak = -INFINITY;
         for (int64_t i = 0; i < count; i++) {
             values[i] += scores[start + i];
