@@ -32,8 +32,12 @@ def tiny_checkpoint(
     num_query_heads: int = 4,
     num_kv_heads: int = 2,
     max_position_embeddings: int = 512,
+    initializer_range: float = 0.4,
 ) -> Path:
-    """A random Llama in float32 with a byte-level BPE tokenizer, as a Hugging Face directory. About a second."""
+    """A random Llama in float32 with a byte-level BPE tokenizer, as a Hugging Face directory. About a second.
+
+    A small `initializer_range` keeps rounding small: a large one has every layer magnify it.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -48,7 +52,7 @@ def tiny_checkpoint(
             num_attention_heads=num_query_heads,
             num_key_value_heads=num_kv_heads,
             max_position_embeddings=max_position_embeddings,
-            initializer_range=0.4,
+            initializer_range=initializer_range,
             tie_word_embeddings=False,
             bos_token_id=0,
             eos_token_id=2,

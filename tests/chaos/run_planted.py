@@ -25,11 +25,18 @@ class Trial:
     charge: str
     faults: tuple[Fault, ...]
     pause_seconds: tuple[float, float]
+    asks_per_second: float = 2.5
 
 
 TRIALS = (
     Trial(SKIP_FENCE, "differing", (Fault.FREEZE_WORKER,), (2.0, 4.0)),
-    Trial(COMMIT_EARLY, "lost", (Fault.FREEZE_REDIS, Fault.KILL_WORKER, Fault.KILL_WORKER), (0.2, 1.5)),
+    Trial(
+        COMMIT_EARLY,
+        "lost",
+        (Fault.FREEZE_REDIS, Fault.KILL_WORKER, Fault.KILL_WORKER),
+        (0.2, 1.5),
+        asks_per_second=8.0,
+    ),
 )
 
 
@@ -41,6 +48,7 @@ def _outcome(trial: Trial, *, seed: int, has_plant: bool) -> Outcome:
         directory=directory,
         faults=trial.faults,
         pause_seconds=trial.pause_seconds,
+        asks_per_second=trial.asks_per_second,
         settle_seconds=25.0,
         worker_module="tests.chaos.planted_worker" if has_plant else "tests.chaos.mixed_worker",
         environment={"CHAOS_PLANT": trial.plant} if has_plant else {},
