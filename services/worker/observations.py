@@ -13,7 +13,7 @@ from services.worker.engine.events import EngineReady, StepResult
 from services.worker.running_request import RunningRequest
 from services.worker.service_levels import ServiceLevels
 from services.worker.work import Work
-from shared.contracts.errors import Blame, error_classes
+from shared.contracts.errors import Blame, EngineFailed, WorkerDraining, WorkerLost, error_classes
 from shared.contracts.events import Outcome, SealedOutcome
 from shared.contracts.identifiers import Incarnation
 from shared.ledger.records import Claim, Run
@@ -152,7 +152,7 @@ class Observations:
             waited = time.time() - work.envelope.coordinates.timestamp_ms / 1_000
             self._queue_wait[work.envelope.lane.value].observe(max(0.0, waited), spans.exemplar_of(work.span))
             if claim.attempt > 1:
-                self._retries["worker_lost" if claim.lost_claims else "worker_draining"].inc()
+                self._retries[_why_again(work, claim)].inc()
             work.span.set_attribute(spans.ATTEMPT, claim.attempt)
             if work.span.is_recording():  # whoever only waits for the holder has no queue wait of its own to tell
                 posted_ns = work.delivery.record.timestamp_ms * 1_000_000
@@ -252,6 +252,12 @@ class Observations:
         kind = error_classes().get(code)
         blame = Blame.PLATFORM if kind is None else kind.blame
         ERRORS.labels(code=code, blame=blame.value).inc()
+
+
+def _why_again(work: Work, claim: Run) -> str:
+    if claim.lost_claims:
+        return WorkerLost.code
+    return EngineFailed.code if work.failures else WorkerDraining.code
 
 
 def _is_ours(outcome: SealedOutcome) -> bool:
