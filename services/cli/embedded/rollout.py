@@ -77,13 +77,18 @@ class _Steps:
         self._report = report
 
     async def replace(self, worker: ServiceProcess) -> None:
-        """Raises CommandFailed; then `worker` serves on."""
+        """Raises CommandFailed; then `worker` serves on, perhaps beside its successor."""
+        stack, pool = self._stack, self._rollout.pool.name
         began = time.monotonic()
-        successor = await self._start_successor()
-        self._report(f"{_name(successor)} is ready after {time.monotonic() - began:.1f} s; {_name(worker)} finishes")
+        if not stack.surplus[pool]:
+            successor = await self._start_successor()
+            stack.surplus[pool] += 1
+            self._report(f"{_name(successor)} is ready after {time.monotonic() - began:.1f} s")
+        self._report(f"{_name(worker)} finishes what it has")
         began = time.monotonic()
         num_streams = await self._finish(worker)
-        await self._stack.stop_service(worker, grace_seconds=WORKER_GRACE_SECONDS)
+        await stack.stop_service(worker, grace_seconds=WORKER_GRACE_SECONDS)
+        stack.surplus[pool] -= 1
         seconds = time.monotonic() - began
         self._report(f"{_name(worker)} has left after {seconds:.1f} s; {num_streams} streams ended with its weights")
 

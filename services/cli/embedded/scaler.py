@@ -42,6 +42,7 @@ async def desired_workers(client: httpx.AsyncClient, pool: str) -> int | None:
 async def scale_to(stack: EmbeddedStack, pool: PoolPlan, desired: int, *, report: Callable[[str], None]) -> None:
     """The newest go first: they have held their partitions for the shortest time."""
     running = stack.workers_of(pool.name)
+    stack.surplus[pool.name] = 0
     for _ in range(len(running), desired):
         service = stack.start_worker(pool)
         report(f"scaled up to {desired}: {service.name} starts")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Self
@@ -63,6 +64,8 @@ class EmbeddedStack:
         """What the next worker of each pool is started with."""
         self.changing = asyncio.Lock()
         """Held by whoever starts and stops workers of a running stack: scaling, or a rollout."""
+        self.surplus: Counter[str] = Counter()
+        """By pool: workers above its size, from a rollout that stopped half-way; the next one starts fewer."""
         self.candidates: set[ServiceProcess] = set()
         """Workers that are being tried: if one refuses its settings, that is not the stack's end."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Stack:
     candidates: set[Worker] = field(default_factory=set)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     pools: dict[str, PoolPlan] = field(default_factory=lambda: {"default": OLD})
+    surplus: Counter[str] = field(default_factory=Counter)
     newcomers_refuse: bool = False
     heartbeat: int = 0
 
@@ -146,6 +148,17 @@ async def test_an_old_worker_whose_streams_do_not_end_in_time_goes_back_to_work(
 
         stack.streams.clear()
         assert await rolled_out(stack) == 2, "the same rollout again goes on"
+        assert [worker.plan for worker in stack.fleet] == [NEW, NEW], "with the successor that is there already"
+
+
+async def test_a_rollout_that_stopped_half_way_can_be_taken_back() -> None:
+    async with a_stack(streams={"default-0": 10_000}) as stack:
+        with pytest.raises(CommandFailed):
+            await rolled_out(stack, patience_seconds=0.5)
+        assert [worker.plan for worker in stack.fleet] == [OLD, OLD, NEW]
+        back = Rollout(pool=OLD, patience_seconds=10.0)
+        assert await roll_out(stack, back, stack.order, report=lambda line: None) == 1  # type: ignore[arg-type]
+        assert [worker.plan for worker in stack.fleet] == [OLD, OLD]
 
 
 async def test_weights_that_do_not_load_are_tried_once_and_named() -> None:

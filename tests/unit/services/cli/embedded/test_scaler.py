@@ -1,5 +1,6 @@
 """The embedded stack gets the workers that the supervisor wants."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ class Stack:
 
     workers: list[Service] = field(default_factory=list)
     started: int = 0
+    surplus: Counter[str] = field(default_factory=Counter)
 
     def workers_of(self, pool: str) -> list[Service]:
         return [worker for worker in self.workers if worker.name.startswith(f"worker-{pool}-")]
