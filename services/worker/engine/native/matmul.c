@@ -1,6 +1,7 @@
 /* Products of matrices, by strips of columns; and what else knows how packed weights lie. See matmul.h. */
 #include "matmul.h"
 
+#define MOST_TALL_ROWS 24
 #define STREAM_AHEAD 2048 /* numbers of each group: the processor's own prefetching stops at the end of a page */
 
 int64_t penstock_has_pair_products(void) { return HAS_PAIR_PRODUCTS; }
@@ -8,7 +9,7 @@ int64_t penstock_has_pair_products(void) { return HAS_PAIR_PRODUCTS; }
 /* `rows` x `groups` * 16 sums in registers; both are constants where it is called. */
 INLINE void tile(float *sums, const uint16_t *in, int64_t stride, const uint16_t *const *weights,
                  const uint16_t *const *ahead, int64_t inner, const int rows, const int groups) {
-    lanes own[TILE_ROWS][GROUPS];
+    lanes own[TALL_ROWS][GROUPS];
     for (int r = 0; r < rows; r++)
         for (int g = 0; g < groups; g++) own[r][g] = no_lanes();
     for (int64_t k = 0; k < inner; k += 2) {
@@ -28,9 +29,9 @@ INLINE void tile(float *sums, const uint16_t *in, int64_t stride, const uint16_t
 
 #define CASE(rows, groups)                                                                                             \
     case (rows) * 8 + (groups):                                                                                        \
-        tile(sums, in, stride, weights, ahead, inner, (rows) <= TILE_ROWS ? (rows) : 1, groups);                       \
+        tile(sums, in, stride, weights, ahead, inner, (rows) <= TALL_ROWS ? (rows) : 1, groups);                       \
         break;
-#define CASES(rows) CASE(rows, 1) CASE(rows, 2) CASE(rows, 4)
+#define CASES(rows) CASE(rows, 1) CASE(rows, 2) CASE(rows, 3) CASE(rows, 4)
 
 void penstock_tile(float *sums, const uint16_t *in, int64_t stride, const uint16_t *const *weights,
                    const uint16_t *const *ahead, int64_t inner, int64_t rows, int64_t groups) {
@@ -38,8 +39,15 @@ void penstock_tile(float *sums, const uint16_t *in, int64_t stride, const uint16
         tile(sums, in, stride, weights, NULL, inner, TILE_ROWS, GROUPS);
         return;
     }
+    if (!ahead && rows == TALL_ROWS && groups == TALL_GROUPS) {
+        tile(sums, in, stride, weights, NULL, inner, TALL_ROWS, TALL_GROUPS);
+        return;
+    }
     ahead = ahead ? ahead : weights;
-    switch (rows * 8 + groups) { CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) }
+    switch (rows * 8 + groups) {
+        CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6)
+        CASE(7, 1) CASE(7, 2) CASE(7, 3) CASE(8, 1) CASE(8, 2) CASE(8, 3)
+    }
 }
 
 static void add_bias(const struct product *p, float *sums, int64_t column, int64_t count) {
@@ -55,11 +63,10 @@ static void store_sums(const struct product *p, float *sums, int64_t row, int64_
         for (int64_t i = 0; i < count; i++) ((uint16_t *)p->out)[place + i] = to_bf16(sums[i]);
 }
 
-static void store_gated(const struct product *p, float *sums, int64_t row, int64_t column, int64_t width,
+static void store_gated(const struct product *p, float *sums, float *up, int64_t row, int64_t column, int64_t width,
                         const int is_gelu) {
     int64_t half = p->columns / 2;
     uint16_t *out = (uint16_t *)p->out + row * half + column;
-    float *up = sums + width;
     add_bias(p, sums, column, width);
     add_bias(p, up, column + half, width);
     for (int64_t i = 0; i < width; i++) {
@@ -84,39 +91,65 @@ static void keep_largest(const struct product *p, struct largest *best, const fl
         if (sums[i] == peak) best->column = (int32_t)(column + i);
 }
 
-void penstock_finish_rows(const struct product *p, float *sums, int64_t row, int64_t rows, int64_t column,
-                          int64_t groups, struct largest *best, enum epilogue epilogue) {
-    int64_t width = groups * LANES;
-    for (int64_t r = 0; r < rows; r++, sums += width) switch (epilogue) {
-        case STORE_SUMS: store_sums(p, sums, row + r, column, width); break;
-        case STORE_SILU: store_gated(p, sums, row + r, column, width / 2, 0); break;
-        case STORE_GELU: store_gated(p, sums, row + r, column, width / 2, 1); break;
-        case KEEP_LARGEST: keep_largest(p, best + row + r, sums, column, width); break;
-        }
-}
-
 static int is_gated(enum epilogue epilogue) { return epilogue == STORE_SILU || epilogue == STORE_GELU; }
 
-/* All rows of `groups` * 16 columns, or of half as many and their partners: the weights come from memory with the first
- * rows and from the cache after that, while the strip at `next` is fetched. */
-static void multiply_strip(const struct product *p, int64_t column, int64_t next, int64_t groups, struct largest *best,
-                           enum epilogue epilogue) {
-    const uint16_t *weights[GROUPS], *following[GROUPS], *stream[GROUPS];
+/* Where the sums of some rows and columns are, `stride` numbers between rows; `up`: what gated ones are multiplied by. */
+struct sums {
+    float *own, *up;
+    int64_t stride, width;
+};
+
+static void finish_rows(const struct product *p, const struct sums *s, int64_t row, int64_t rows, int64_t column,
+                        struct largest *best, enum epilogue epilogue) {
+    for (int64_t r = 0; r < rows; r++) {
+        float *own = s->own + r * s->stride, *up = s->up + r * s->stride;
+        switch (epilogue) {
+        case STORE_SUMS: store_sums(p, own, row + r, column, s->width); break;
+        case STORE_SILU: store_gated(p, own, up, row + r, column, s->width, 0); break;
+        case STORE_GELU: store_gated(p, own, up, row + r, column, s->width, 1); break;
+        case KEEP_LARGEST: keep_largest(p, best + row + r, own, column, s->width); break;
+        }
+    }
+}
+
+void penstock_finish_rows(const struct product *p, float *sums, int64_t row, int64_t rows, int64_t column,
+                          int64_t groups, struct largest *best, enum epilogue epilogue) {
+    int64_t width = groups * LANES, own = is_gated(epilogue) ? width / 2 : width;
+    const struct sums found = {sums, sums + own, width, own};
+    finish_rows(p, &found, row, rows, column, best, epilogue);
+}
+
+/* All rows of `groups` * 16 columns, of gated ones in all: the weights come from memory with the first rows and from the
+ * cache after that, while the strip at `next` is fetched: by a tall pass at once, its products take long enough. Gated
+ * columns and their partners share a tile, or, of tall ones, have one each. */
+static void multiply_strip(const struct product *p, int64_t column, int64_t next, int64_t groups, int64_t most,
+                           struct largest *best, enum epilogue epilogue) {
+    const uint16_t *weights[2 * GROUPS], *following[2 * GROUPS], *stream[2 * GROUPS];
+    int gated = is_gated(epilogue);
+    int64_t own = gated ? groups / 2 : groups, width = own * LANES;
+    int64_t tiles = groups > GROUPS ? 2 : 1, each_groups = groups / tiles;
     for (int64_t g = 0; g < groups; g++) {
-        int is_partner = is_gated(epilogue) && g >= groups / 2;
-        int64_t place = is_partner ? p->columns / 2 + (g - groups / 2) * LANES : g * LANES;
+        int64_t place = g >= own ? p->columns / 2 + (g - own) * LANES : g * LANES;
         weights[g] = p->packed + (column + place) * p->inner;
         following[g] = p->packed + (next + place) * p->inner;
         stream[g] = weights[g] + STREAM_AHEAD;
     }
-    int64_t passes = (p->rows + TILE_ROWS - 1) / TILE_ROWS, each = (p->rows + passes - 1) / passes;
+    int64_t passes = (p->rows + most - 1) / most, each = (p->rows + passes - 1) / passes;
     for (int64_t row = 0; row < p->rows; row += each) {
-        const uint16_t *const *ahead = row == 0 ? stream : row == each ? following : NULL;
-        float sums[TILE_ROWS * STRIP];
+        const uint16_t *const *ahead = row == each || each > TILE_ROWS ? following : row == 0 ? stream : NULL;
+        float sums[TALL_ROWS * 2 * STRIP];
         int64_t rows = p->rows - row < each ? p->rows - row : each;
-        penstock_tile(sums, p->in + row * p->inner, p->inner, weights, ahead, p->inner, rows, groups);
-        penstock_finish_rows(p, sums, row, rows, column, groups, best, epilogue);
+        for (int64_t t = 0; t < tiles; t++)
+            penstock_tile(sums + t * TALL_ROWS * STRIP, p->in + row * p->inner, p->inner, weights + t * each_groups,
+                          ahead ? ahead + t * each_groups : NULL, p->inner, rows, each_groups);
+        const struct sums found = {sums, sums + (tiles == 2 ? TALL_ROWS * STRIP : width), each_groups * LANES, width};
+        finish_rows(p, &found, row, rows, column, best, epilogue);
     }
+}
+
+/* Whether 8 x 3 groups need fewer passes than 6 x 4. Of many rows both take as long. */
+static int is_tall(int64_t rows) {
+    return rows <= MOST_TALL_ROWS && (rows + TALL_ROWS - 1) / TALL_ROWS < (rows + TILE_ROWS - 1) / TILE_ROWS;
 }
 
 void penstock_multiply(const struct product *p, struct team *team, int64_t thread, struct largest *best,
@@ -124,15 +157,16 @@ void penstock_multiply(const struct product *p, struct team *team, int64_t threa
     int gated = is_gated(epilogue);
     int64_t columns = gated ? p->columns / 2 : p->columns;
     /* Wide strips are faster, but of few the threads would get unequal shares. */
-    int64_t groups = p->columns / STRIP >= 16 * team->size ? GROUPS : GROUPS / 2;
+    int64_t groups = p->columns / STRIP >= 16 * team->size ? GROUPS : GROUPS / 2, most = TILE_ROWS;
+    if (is_tall(p->rows)) groups = gated ? 2 * TALL_GROUPS : TALL_GROUPS, most = TALL_ROWS;
     int64_t width = (gated ? groups / 2 : groups) * LANES, strips = (columns + width - 1) / width, strip = thread;
     while (strip < strips) {
         int64_t next = claim(team), column = strip * width, ahead = next < strips ? next * width : column;
         if (column + width <= columns)
-            multiply_strip(p, column, ahead, groups, best, epilogue);
+            multiply_strip(p, column, ahead, groups, most, best, epilogue);
         else
             for (; column < columns; column += LANES)
-                multiply_strip(p, column, column, gated ? 2 : 1, best, epilogue);
+                multiply_strip(p, column, column, gated ? 2 : 1, most, best, epilogue);
         strip = next;
     }
 }

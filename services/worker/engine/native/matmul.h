@@ -33,8 +33,8 @@ struct largest {
     int32_t is_broken;
 };
 
-/* sums [rows, groups * 16], weights[g] being group g's pairs; rows up to TILE_ROWS, groups 1, 2 or 4. Meanwhile `ahead`
- * is asked of memory, unless it is NULL. */
+/* sums [rows, groups * 16], weights[g] being group g's pairs; rows up to TILE_ROWS and groups up to GROUPS, or
+ * rows up to TALL_ROWS and groups up to TALL_GROUPS. Meanwhile `ahead` is asked of memory, unless it is NULL. */
 void penstock_tile(float *sums, const uint16_t *in, int64_t stride, const uint16_t *const *weights,
                    const uint16_t *const *ahead, int64_t inner, int64_t rows, int64_t groups);
 

@@ -32,6 +32,9 @@ INLINE uint16_t to_bf16(float x) {
 
 /* 6 x 4 sums, 4 weights and an input fit the 32 registers; 24 products for 10 loads keep the multipliers busy. */
 #define TILE_ROWS 6
+/* 8 x 3 fit too: for what would be two passes of 6. */
+#define TALL_ROWS 8
+#define TALL_GROUPS 3
 #define HAS_PAIR_PRODUCTS 1
 
 typedef __m512 lanes;
@@ -52,6 +55,8 @@ INLINE lanes add_products(lanes sum, pairs a, pairs b) { return _mm512_dpbf16_ps
 #else
 
 #define TILE_ROWS 4
+#define TALL_ROWS TILE_ROWS
+#define TALL_GROUPS 2
 #define HAS_PAIR_PRODUCTS 0
 
 typedef float lanes __attribute__((vector_size(64)));

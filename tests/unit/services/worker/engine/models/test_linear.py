@@ -29,7 +29,7 @@ def exact(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
     return functional.linear(inputs.double(), weight.double(), None if bias is None else bias.double())
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 11, 64])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 7, 8, 11, 13, 24, 64])
 @pytest.mark.parametrize(("columns", "inner"), SHAPES)
 def test_the_native_product_is_the_product(rows: int, columns: int, inner: int) -> None:
     inputs, weight = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()
@@ -50,7 +50,7 @@ def test_a_row_is_the_same_bit_by_bit_in_every_batch_and_on_every_number_of_thre
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            for size in (2, 7, 32, 70):
+            for size in (2, 6, 7, 8, 13, 16, 24, 25, 32, 70):
                 assert torch.equal(linear(inputs[:size]), alone[:size])
     finally:
         torch.set_num_threads(num_threads)
@@ -104,7 +104,7 @@ def test_without_the_kernel_weights_are_packed_for_onednn(monkeypatch: pytest.Mo
     torch.testing.assert_close(linear(inputs).double(), exact(inputs, weight), rtol=1e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("rows", [1, 5, 13])
+@pytest.mark.parametrize("rows", [1, 5, 8, 13])
 @pytest.mark.parametrize(("columns", "inner"), [(1, 8), (17, 16), (130, 80), (5000, 64)])
 def test_the_largest_is_found_without_the_products(rows: int, columns: int, inner: int) -> None:
     inputs, weight = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()

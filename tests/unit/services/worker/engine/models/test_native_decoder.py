@@ -38,6 +38,11 @@ CASES = {
     "llama, one kv head": {**LLAMA, "num_key_value_heads": 1, "head_dim": 16},
     "mistral, window": {**LLAMA, "architectures": ["MistralForCausalLM"], "sliding_window": 21},
     "qwen2, biases": {**LLAMA, "architectures": ["Qwen2ForCausalLM"]},
+    "qwen2, inner values that fill no last strip": {
+        **LLAMA,
+        "architectures": ["Qwen2ForCausalLM"],
+        "intermediate_size": 368,
+    },
     "qwen3, head norms": QWEN3,
     "smollm3, layers without rope": {
         **LLAMA,
@@ -50,6 +55,7 @@ ROUNDED = ["rtn-int8", "rtn-int4-g16-a8", "rtn-int4-g48-asym-a8", "rtn-int4-g16"
 LENGTHS = {
     "one token": [(1, 1)],
     "single tokens": [(1, 16), (1, 17), (1, 300), (1, 40), (1, 2), (1, 33), (1, 100)],
+    "fifteen tokens": [(1, 20 + n) for n in range(15)],
     "a prompt": [(150, 150)],
     "a chunk behind a prefix": [(70, 200)],
     "single tokens and chunks": [(1, 33), (1, 5), (7, 100), (20, 20), (64, 64), (2, 18)],
