@@ -208,9 +208,7 @@ def tell(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=".penstock/peers", help="where the environment, models and logs are kept")
-    parser.add_argument(
-        "--model", action="append", help="a checkpoint, not Qwen2-0.5B and SmolLM2"
-    )
+    parser.add_argument("--model", action="append", help="a checkpoint, not Qwen2-0.5B and SmolLM2")
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
