@@ -10,7 +10,7 @@ unexport UV_INDEX_URL
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: bench-peers help setup demo up test test-long observability-check chaos chaos-planted soak lint format topics docs clean
+.PHONY: bench-peers help setup demo up test test-long observability-check compose-check chaos chaos-planted soak lint format topics docs clean
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*##"} /^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,8 +45,13 @@ test-gpu: setup  ## what only a CUDA device can show; skips, and says so, withou
 bench-gpu: setup  ## nano-vllm's load and batch-1 decode on a CUDA device; says so where there is none
 	@$(BIN)/penstock bench gpu
 
-observability-check: setup  ## every query of dashboards, rules and alerts against a real Prometheus (apt-get install prometheus)
+observability-check: setup  ## dashboards, rules, alerts and traces against a real Prometheus and Jaeger, the status page in Chromium
+	@command -v prometheus >/dev/null && command -v chromium >/dev/null || { echo "observability-check needs: apt-get install prometheus chromium"; exit 2; }
+	@$(BIN)/python -m tests.go_programs.build >/dev/null
 	@$(BIN)/python -m pytest -m observability tests/observability $(PYTEST_ARGS)
+
+compose-check: setup  ## docker-compose.yml brought up with podman, used, broken, taken down (apt-get install podman runc netavark aardvark-dns debootstrap; COMPOSE_KEEP=1)
+	@$(BIN)/python -m tests.compose.run
 
 chaos: setup  ## every fault on the whole stack under load, judged by an oracle (CHAOS_MINUTES=5 CHAOS_SEED=1)
 	@$(BIN)/python -m tests.chaos.run

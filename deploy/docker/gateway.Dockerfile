@@ -1,11 +1,19 @@
 # Gateway, supervisor and command line: no torch, no model.
 FROM docker.io/library/python:3.11-slim-bookworm
 
+# A registry of one's own.
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
-COPY pyproject.toml constraints.txt README.md ./
+# What others wrote is a layer of its own: a change of our code rebuilds only the last one.
+COPY pyproject.toml constraints.txt ./
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], sep='\n')" > requirements.txt \
+    && pip install --no-cache-dir --constraint constraints.txt -r requirements.txt \
+    && useradd --create-home --uid 10001 penstock
+COPY README.md ./
 COPY services services
 COPY shared shared
-RUN pip install --no-cache-dir --constraint constraints.txt . && useradd --create-home --uid 10001 penstock
+RUN pip install --no-cache-dir --no-deps --constraint constraints.txt .
 USER penstock
 CMD ["python", "-P", "-m", "services.gateway"]

@@ -20,6 +20,7 @@ from services.cli.commands.orders import quarantine, resume
 from services.cli.commands.rolling_restart import rolling_restart
 from services.cli.commands.rollout import rollout
 from services.cli.commands.slo import slo
+from services.cli.commands.top import top
 from services.cli.commands.topics import topics_app
 from services.cli.commands.trace import trace
 from services.cli.commands.up import up
@@ -45,6 +46,7 @@ app.command()(quarantine)
 app.command()(resume)
 app.command()(rollout)
 app.command()(slo)
+app.command()(top)
 app.command(name="rolling-restart")(rolling_restart)
 app.command()(trace)
 app.command()(doctor)

@@ -75,7 +75,7 @@ class RequestPublisher:
         )
         if span.is_recording():
             span.set_attributes(spans.messaging_attributes("send", topic, partition=partition))
-            span.set_attribute(spans.REQUEST_ID, publication.request_id)
+            span.set_attributes({spans.REQUEST_ID: publication.request_id, spans.TENANT: publication.tenant})
         started_at = time.perf_counter()
         try:
             await self._producer.send(

@@ -1,4 +1,4 @@
-"""`GET /fleet`, `/slo`, `/scaling`, `/livez`, `/readyz`, `/metrics`, and `POST /workers/{name}/{order}`.
+"""`GET /fleet`, `/slo`, `/scaling`, `/livez`, `/readyz`, `/metrics`, `POST /workers/{name}/{order}`, and a page.
 
 Renders what the supervisor knows and passes orders on; decides nothing. Orders need the admin key; without one they
 are taken from this machine only.
@@ -6,7 +6,7 @@ are taken from this machine only.
 
 import hmac
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,7 +17,9 @@ from services.supervisor.fleet import FleetView, Member
 from services.supervisor.fleet_watch import FleetWatch
 from services.supervisor.leadership import Leadership
 from services.supervisor.policy_desk import PolicyDesk
+from services.supervisor.request_traces import RequestTraces
 from services.supervisor.service_levels import worst_first
+from services.supervisor.status_pages import add_status_page
 from shared.contracts.fleet import FleetCommandKind, FleetEvent
 from shared.contracts.identifiers import WorkerId
 from shared.resilience.clock import Clock
@@ -40,6 +42,7 @@ class Knowledge:
     order: Callable[[FleetCommandKind, WorkerId, str], None]
     """Raises `NotTheLeader` or `NoSuchWorker`."""
     admin_key: str | None = None
+    traces: RequestTraces = field(default_factory=lambda: RequestTraces(None))
 
 
 class NotTheLeader(Exception):
@@ -53,6 +56,7 @@ class NoSuchWorker(Exception):
 def build_admin_api(knowledge: Knowledge) -> FastAPI:
     application = FastAPI(title="Penstock supervisor", docs_url=None, redoc_url=None)
     application.router.routes.append(Route("/metrics", MetricsEndpoint()))
+    add_status_page(application, knowledge.traces)
 
     @application.get("/fleet")
     async def fleet() -> JSONResponse:
@@ -112,6 +116,7 @@ def render_fleet(knowledge: Knowledge) -> dict[str, Any]:
         "at_ms": knowledge.clock.now_ms(),
         "pools": _pools(watch.view),
         "workers": [_worker(knowledge, member, now) for member in members],
+        "breakers": _breakers(watch),
         "events": [_event(event) for event in reversed(watch.recent_events)],
     }
 
@@ -170,6 +175,17 @@ def _worker(knowledge: Knowledge, member: Member, now: float) -> dict[str, Any]:
         "standing": desk.quarantine.standing_of(heartbeat.worker_id).value,
         "phi": round(desk.phi(heartbeat.incarnation), 1),
     }
+
+
+def _breakers(watch: FleetWatch) -> list[dict[str, str]]:
+    """Of every pool and worker, open ones first."""
+    members = watch.view.members.values()
+    pools = sorted({member.heartbeat.pool for member in members})
+    workers = sorted(member.heartbeat.worker_id for member in members)
+    breakers = [("pool", name, watch.pool_crash_loops.state_of(name).value) for name in pools]
+    breakers += [("worker", name, watch.crash_loops.state_of(name).value) for name in workers]
+    breakers.sort(key=lambda breaker: breaker[2] == "closed")
+    return [{"kind": kind, "name": name, "state": state} for kind, name, state in breakers]
 
 
 def _pools(view: FleetView) -> dict[str, dict[str, int]]:

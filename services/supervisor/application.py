@@ -28,6 +28,7 @@ from services.supervisor.lost_records import LostRecords, Seals
 from services.supervisor.policy_desk import PolicyDesk
 from services.supervisor.policy_rules import policy_rules
 from services.supervisor.reassignment import Claims, Reassignment
+from services.supervisor.request_traces import RequestTraces
 from services.supervisor.settings import SupervisorSettings
 from shared.contracts.errors import LedgerUnavailable
 from shared.contracts.fleet import FleetCommand, FleetCommandKind, FleetEvent, FleetEventKind, Heartbeat
@@ -297,6 +298,7 @@ class Supervisor:
             desk=self.desk,
             order=self.order,
             admin_key=None if key is None else key.get_secret_value(),
+            traces=RequestTraces(self._settings.jaeger_url),
         )
         listener = socket.create_server((self._settings.host, self._settings.port))
         host, port = listener.getsockname()[:2]

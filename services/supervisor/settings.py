@@ -33,6 +33,9 @@ class SupervisorSettings(ScopedSettings):
     admin_key: SecretStr | None = Field(
         default=None, description="Asked for by everything that changes the fleet; unset: only this machine may."
     )
+    jaeger_url: str | None = Field(
+        default=None, description="Jaeger's query API, for a request's waterfall on the status page; unset: none."
+    )
     phi_to_suspect: float = Field(
         default=12, gt=0, description="How unlike a worker its silence must be to be suspected before the limit above."
     )

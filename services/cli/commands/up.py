@@ -101,7 +101,7 @@ def banner(stack: EmbeddedStack) -> Panel:
         ("HTTP", "  ".join(f"{url}/v1" for url in stack.http_urls) + "  (docs at /docs)"),
         ("Kafka", stack.addresses.kafka),
         ("Redis", stack.addresses.redis),
-        ("fleet", f"{stack.supervisor_url}/fleet"),
+        ("status", f"{stack.supervisor_url}  (or `penstock top`)"),
         ("logs", str(stack.plan.data_dir / "logs")),
     ):
         grid.add_row(f"[bold]{name}[/]", value)

@@ -17,6 +17,7 @@ from typing import Self
 
 import h11
 
+from services.cli.embedded import jaeger_answers
 from services.cli.embedded.stored_span import NotTraces, StoredSpan, decode_spans
 
 __all__ = ["SpanReceiver", "SpanStore", "StoredSpan"]
@@ -132,7 +133,7 @@ def _inflate(body: bytes, encoding: str) -> bytes:
 
 
 class SpanReceiver:
-    """`POST /v1/traces` on a port of its own, from entering to leaving the context. Give services `endpoint`."""
+    """`POST /v1/traces`, and `GET /api/traces` for one request's, on a port of its own. Give services `endpoint`."""
 
     def __init__(self, store: SpanStore, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self._store = store
@@ -163,10 +164,10 @@ class SpanReceiver:
         connection = h11.Connection(h11.SERVER)
         try:
             while True:
-                status, reason = await self._answer_one(connection, reader)
+                status, body = await self._answer_one(connection, reader)
                 if status == 0:
                     return
-                _send(connection, writer, status, reason)
+                _send(connection, writer, status, body)
                 await writer.drain()
                 if h11.MUST_CLOSE in (connection.our_state, connection.their_state):
                     return
@@ -177,8 +178,8 @@ class SpanReceiver:
             self._writers.discard(writer)
             writer.close()
 
-    async def _answer_one(self, connection: h11.Connection, reader: asyncio.StreamReader) -> tuple[int, str]:
-        """Status and reason for the next request; status 0 when the client has gone."""
+    async def _answer_one(self, connection: h11.Connection, reader: asyncio.StreamReader) -> tuple[int, bytes]:
+        """Status and body for the next request; status 0 when the client has gone."""
         request: h11.Request | None = None
         body = bytearray()
         while True:
@@ -193,12 +194,22 @@ class SpanReceiver:
                     raise h11.RemoteProtocolError("body too large", error_status_hint=413)
             elif isinstance(event, h11.EndOfMessage) and request is not None:
                 try:
-                    await self._ingest(request, bytes(body))
+                    return 200, await self._done(request, bytes(body))
                 except Refused as refused:
-                    return refused.status, refused.reason
-                return 200, ""
+                    return refused.status, refused.reason.encode()
             else:
-                return 0, ""
+                return 0, b""
+
+    async def _done(self, request: h11.Request, body: bytes) -> bytes:
+        path, _, query = request.target.partition(b"?")
+        if (request.method, path) != (b"GET", jaeger_answers.PATH):
+            await self._ingest(request, body)
+            return b""  # an empty ExportTraceServiceResponse is an empty message: everything was taken
+        request_id = jaeger_answers.asked_request_id(query)
+        if request_id is None:
+            raise Refused(400, "traces are found by the tag penstock.request.id only")
+        spans = await asyncio.to_thread(self._store.spans_of_request, request_id)
+        return jaeger_answers.answer(spans)
 
     async def _ingest(self, request: h11.Request, body: bytes) -> None:
         """Returns once the spans are in the file: an exporter that got its answer has lost nothing."""
@@ -221,10 +232,11 @@ class SpanReceiver:
             raise Refused(503, f"the span file cannot be written: {error}") from None
 
 
-def _send(connection: h11.Connection, writer: asyncio.StreamWriter, status: int, reason: str) -> None:
-    # An empty ExportTraceServiceResponse is an empty message: everything was taken.
-    body = reason.encode()
-    content_type = "application/x-protobuf" if status == 200 else "text/plain; charset=utf-8"
+def _send(connection: h11.Connection, writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
+    is_json = status == 200 and body != b""
+    content_type = "application/json" if is_json else "application/x-protobuf"
+    if status != 200:
+        content_type = "text/plain; charset=utf-8"
     headers = [("content-type", content_type), ("content-length", str(len(body)))]
     for event in (
         h11.Response(status_code=status, headers=headers, reason=b""),

@@ -190,7 +190,14 @@ class EmbeddedStack:
             promised.add(port)
             self.supervisor_urls.append(f"http://127.0.0.1:{port}")
             self.targets.add(f"supervisor-{index}", job="supervisor", port=port)
-            self._start(f"supervisor-{index}", "services.supervisor", {"PENSTOCK_SUPERVISOR_PORT": str(port)})
+            self._start(
+                f"supervisor-{index}",
+                "services.supervisor",
+                {
+                    "PENSTOCK_SUPERVISOR_PORT": str(port),
+                    "PENSTOCK_SUPERVISOR_JAEGER_URL": self.addresses.otlp_endpoint,
+                },
+            )
         for index in range(self.plan.gateways):
             port = choose_port(self.plan.http_port + index if self.plan.http_port else 0, taken=promised)
             promised.add(port)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
 from services.worker.engine.checkpoints.gguf_import import default_model_gguf, import_gguf
+from services.worker.engine.checkpoints.model_config import CONFIG_FILE
 
 DEFAULT_MODEL = "default"
 
@@ -36,9 +37,15 @@ def _command(
     keep_weights: Annotated[
         bool, typer.Option("--keep-weights", help="Leave quantized weights as they are; load with quantization keep.")
     ] = False,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Do nothing where the directory holds a model already.")
+    ] = False,
 ) -> None:
     """Import a GGUF file into a Hugging Face directory."""
     console = Console(stderr=True)
+    if if_missing and (out / CONFIG_FILE).is_file():
+        console.print(f"{out} holds a model already", markup=False, highlight=False, soft_wrap=True)
+        return
     try:
         import_model(source, out, keep_weights=keep_weights, console=console)
     except (CheckpointError, OSError) as error:

@@ -55,6 +55,8 @@ async def test_server_publish_and_stream_spans_are_one_trace_with_the_clients(
     carried = dict(record.headers)["traceparent"].decode().split("-")
     assert carried[1:3] == [TRACE_ID, f"{publish.context.span_id:016x}"]
     assert {span.attributes[spans.REQUEST_ID] for span in found.values() if span.attributes} == {sealed.request_id}
+    assert publish.attributes is not None
+    assert publish.attributes[spans.TENANT] == "default"
 
 
 async def test_a_failed_publish_is_an_error_in_both_spans(

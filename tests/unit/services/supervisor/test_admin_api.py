@@ -12,7 +12,7 @@ from services.supervisor.fleet_watch import FleetWatch
 from services.supervisor.leadership import Leadership
 from services.supervisor.policy_desk import PolicyDesk
 from services.supervisor.policy_rules import PolicyRules
-from shared.contracts.fleet import FleetCommandKind, ServiceLevelCount
+from shared.contracts.fleet import FleetCommandKind, FleetEventKind, ServiceLevelCount
 from shared.contracts.identifiers import Incarnation, WorkerId
 from shared.resilience.clock import ManualClock
 from shared.settings.slo import SloSettings
@@ -174,3 +174,17 @@ async def test_a_worker_is_shown_with_its_standing_and_suspicion(knowledge: Know
     knowledge.desk.quarantine.order(WorkerId("w-0"), Incarnation("w-0.a"), is_quarantined=True, now=0.0)
     (worker,) = render_fleet(knowledge)["workers"]
     assert (worker["standing"], worker["phi"]) == ("quarantined", 0.0)
+
+
+async def test_breakers_of_pools_and_workers_are_shown_open_ones_first(knowledge: Knowledge) -> None:
+    for worker in ("w-1", "w-2"):
+        knowledge.watch.hear(heartbeat(worker))
+    event = knowledge.watch.recent_events[-1]
+    failure = replace(event, kind=FleetEventKind.WORKER_LOST, worker_id=WorkerId("w-2"))
+    knowledge.watch.crash_loops.saw([failure] * 5, knowledge.watch.view)
+    breakers = (await get(knowledge, "/fleet")).json()["breakers"]
+    assert [(breaker["kind"], breaker["name"], breaker["state"]) for breaker in breakers] == [
+        ("worker", "w-2", "open"),
+        ("pool", "default", "closed"),
+        ("worker", "w-1", "closed"),
+    ]

@@ -86,6 +86,12 @@ async def test_a_second_attempt_is_in_the_same_trace_and_linked(exported: InMemo
     assert len(process.links) == 1
 
 
+async def test_a_first_attempt_links_to_nothing(exported: InMemorySpanExporter) -> None:
+    async with running_path() as harness:
+        await answered(harness)
+    assert by_name(exported)[spans.PROCESS_REQUEST].links == ()
+
+
 async def test_a_failed_request_marks_its_span(exported: InMemorySpanExporter) -> None:
     async with running_path() as harness:
         await answered(harness, temperature=99)

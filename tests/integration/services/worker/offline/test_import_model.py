@@ -47,6 +47,17 @@ def test_a_directory_that_is_in_use_is_left_alone(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["notes", "tiny.gguf"]
 
 
+def test_a_model_that_is_there_already_is_enough_where_that_is_asked_for(tmp_path: Path) -> None:
+    """The compose stack's second start finds the first one's volume."""
+    source, out = write_tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "out"
+    assert command_line(str(source), "--out", str(out), "--if-missing").exit_code == 0
+    written = (out / "model.safetensors").stat().st_mtime_ns
+    again = command_line(str(source), "--out", str(out), "--if-missing")
+    assert again.exit_code == 0
+    assert "holds a model already" in again.stderr
+    assert (out / "model.safetensors").stat().st_mtime_ns == written
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(3))
     with pytest.raises(CheckpointError, match=r"bad\.gguf"):

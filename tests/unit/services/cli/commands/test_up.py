@@ -87,7 +87,13 @@ def test_the_banner_shows_every_address(stack: EmbeddedStack) -> None:
         console = Console(width=120, record=True, file=nowhere)
         console.print(banner(stack))
         text = console.export_text()
-    for part in ("http://127.0.0.1:8000/v1", "127.0.0.1:9092", "redis://127.0.0.1:6379/0", "/fleet", "Ctrl-C"):
+    for part in (
+        "http://127.0.0.1:8000/v1",
+        "127.0.0.1:9092",
+        "redis://127.0.0.1:6379/0",
+        "http://127.0.0.1:8001  (or",
+        "Ctrl-C",
+    ):
         assert part in text
 
 

@@ -225,3 +225,27 @@ class TestReceiver:
                 await client.post(f"{endpoint}/v1/traces", content=b"", headers=PROTOBUF)
             with pytest.raises(httpx.TransportError):
                 await client.post(f"{endpoint}/v1/traces", content=b"", headers=PROTOBUF)
+
+
+async def test_one_requests_spans_are_answered_as_jaeger_would(client: httpx.AsyncClient, store: SpanStore) -> None:
+    failed = span(2, request="r1", parent_id=f"{1:016x}", status="error", start_ns=5_000, end_ns=9_000)
+    store.write([span(1, request="r1", start_ns=2_000, end_ns=12_000), failed, span(3, request="r2", trace="bb")])
+    answer = await client.get("/api/traces", params={"service": "worker", "tags": '{"penstock.request.id": "r1"}'})
+    (trace,) = answer.json()["data"]
+    assert [(s["operationName"], s["startTime"], s["duration"]) for s in trace["spans"]] == [
+        ("span 1", 2, 10),
+        ("span 2", 5, 4),
+    ]
+    assert trace["spans"][1]["references"][0]["spanID"] == trace["spans"][0]["spanID"]
+    assert {"key": "error", "value": True} in trace["spans"][1]["tags"]
+    assert trace["processes"][trace["spans"][0]["processID"]]["serviceName"] == "worker"
+
+
+@pytest.mark.parametrize("tags", ["", "{", '{"penstock.tenant": "a"}', "[1]"])
+async def test_other_questions_to_jaeger_are_refused(client: httpx.AsyncClient, tags: str) -> None:
+    assert (await client.get("/api/traces", params={"tags": tags})).status_code == 400
+
+
+async def test_an_unknown_request_has_no_trace(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/api/traces", params={"tags": '{"penstock.request.id": "none"}'})
+    assert answer.json() == {"data": []}
