@@ -61,3 +61,27 @@ def platform(
             out.print(processor_table(figures))
         if check and (missed := missed_goals(figures)):
             give_up("missed: " + "; ".join(missed))
+
+
+@bench_app.command()
+def telemetry(
+    as_json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit 1 and name the goals that are missed.")] = False,
+    rounds: Annotated[int, typer.Option(help="Turns of each of the two stacks.")] = 8,
+    seconds: Annotated[float, typer.Option(help="Length of a turn.")] = 4.0,
+    tokens: Annotated[int, typer.Option(help="Tokens of each stream.")] = 64,
+    sample_ratio: Annotated[float, typer.Option(help="Share of traces that are kept where telemetry is on.")] = 1.0,
+) -> None:
+    """Measure what exporting spans adds to the processor time of a request, in turns with a stack that exports none."""
+    from services.cli.benchmarks.telemetry import TelemetryLoad, measure_telemetry
+
+    with plain_errors():
+        load = TelemetryLoad(rounds=rounds, seconds=seconds, tokens=tokens, sample_ratio=sample_ratio)
+        with waiting(err, "starting") as report:
+            figures = asyncio.run(measure_telemetry(load, report=report))
+        if as_json_output:
+            out.print_json(data=as_json(figures, benchmark="telemetry", cores=os.cpu_count()))
+        else:
+            out.print(figures_table(f"Telemetry, null engine, {sample_ratio:.0%} of traces kept", figures))
+        if check and (missed := missed_goals(figures)):
+            give_up("missed: " + "; ".join(missed))

@@ -6,15 +6,15 @@ import pytest
 from typer.testing import CliRunner
 
 from services.cli.__main__ import app
+from services.cli.benchmarks import platform
 from services.cli.benchmarks.platform import GOALS
-from services.cli.commands import bench
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
 def short_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    full = bench.PlatformLoad
+    full = platform.PlatformLoad
 
     def short(**chosen: object) -> object:
         return full(
@@ -30,7 +30,7 @@ def short_load(monkeypatch: pytest.MonkeyPatch) -> None:
             }
         )
 
-    monkeypatch.setattr(bench, "PlatformLoad", short)
+    monkeypatch.setattr(platform, "PlatformLoad", short)
 
 
 def test_the_platform_benchmark_reports_every_goal_and_check_fails_when_one_is_missed(
