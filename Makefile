@@ -72,6 +72,10 @@ lint: setup  ## ruff, mypy --strict, import contracts, generated code is current
 	$(BIN)/lint-imports
 	$(BIN)/python proto/generate.py --check
 
+.PHONY: audit
+audit: setup  ## pinned dependencies against the registry's advisories; says so where it serves none
+	@$(BIN)/python -m tests.audit
+
 format: setup  ## ruff format and fix
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
