@@ -24,8 +24,18 @@ def judge(scores: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
         if draw.candidate_probabilities is not None:
             draft[row] = draw.candidate_probabilities
     numbers = upload([uniform(draw.sequence.seed, draw.position) for draw in draws], device, torch.float32)
-    is_accepted = numbers * draft.gather(1, candidates)[:, 0] < target.gather(1, candidates)[:, 0]
-    rest = (target - draft).clamp_(min=0)
+    numbers = upload([uniform(draw.sequence.seed, draw.position) for draw in draws], device, torch.float32)
+    is_accepted = numbers < acceptance(target, draft, candidates)
+    return torch.where(is_accepted, candidates[:, 0], choose(rest(target, draft).log_(), draws))
+
+
+def acceptance(target: torch.Tensor, draft: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """target and draft [R, V] probabilities, candidates [R, 1] drawn from the draft -> [R], how likely each stands."""
+    return (target.gather(1, candidates) / draft.gather(1, candidates)).clamp_(max=1.0)[:, 0]
+
+
+def rest(target: torch.Tensor, draft: torch.Tensor) -> torch.Tensor:
+    """What replaces a rejected candidate is drawn from this, [R, V]; not normalised."""
+    left = (target - draft).clamp_(min=0)
     # Rounding may leave nothing of two equal distributions; then hardly anything is rejected.
-    rest = torch.where(rest.sum(dim=1, keepdim=True) > 0, rest, target)
-    return torch.where(is_accepted, candidates[:, 0], choose(rest.log_(), draws))
+    return torch.where(left.sum(dim=1, keepdim=True) > 0, left, target)
