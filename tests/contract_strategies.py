@@ -114,6 +114,8 @@ def tool_fields(draw: st.DrawFn) -> dict[str, object]:
         "tool_choice": choice,
         "tool_choice_name": draw(st.sampled_from(tools)).name if choice is ToolChoice.NAMED else None,
         "parallel_tool_calls": draw(st.booleans()),
+        "speculation": draw(st.none() | st.sampled_from(["none", "prompt-lookup"])),
+        "prediction": draw(st.none() | st.text(max_size=20)),
         "grammar": draw(grammars) if has_grammar else None,
     }
 
@@ -182,7 +184,14 @@ choices = st.builds(
     tool_calls=st.lists(tool_calls, max_size=2).map(tuple),
 )
 errors = st.builds(ErrorBody, message=texts, type=texts, code=texts, param=st.none() | texts)
-usages = st.builds(Usage, prompt_tokens=counts, completion_tokens=counts, cached_tokens=counts)
+usages = st.builds(
+    Usage,
+    prompt_tokens=counts,
+    completion_tokens=counts,
+    cached_tokens=counts,
+    accepted_prediction_tokens=counts,
+    rejected_prediction_tokens=counts,
+)
 outcomes = st.builds(
     InferenceOutcome,
     request_id=request_ids,

@@ -36,6 +36,10 @@ class UpSettings(ScopedSettings):
     kv_cache: str = Field(
         default="16bit", description="Keys and values: 16bit, int8, fp8, int4, or by layers: int4*10,int8*10,16bit."
     )
+    speculation: str = Field(
+        default="none",
+        description="How tokens are drafted: none, prompt-lookup, draft-model ... (docs/speculation.md).",
+    )
     engine: Literal["real", "null"] = Field(default="real", description="`null`: hashes in place of a model.")
     http_port: int = Field(default=8000, ge=0, le=65535, description="Gateway's port; 0 takes a free one.")
     supervisor_port: int = Field(default=8001, ge=0, le=65535, description="Supervisor's port; 0: a free one.")

@@ -25,6 +25,8 @@ from shared.telemetry.first_samples import begin_delivery, begin_errors
 from shared.telemetry.metrics import (
     BATCH_SIZE,
     CLAIMS,
+    DRAFT_SECONDS,
+    DRAFT_TOKENS,
     ENGINE_RESTARTS,
     ENGINE_STEP,
     ERRORS,
@@ -97,6 +99,9 @@ class Observations:
         self._running = RUNNING_REQUESTS.labels(pool=pool)
         self._waiting = WAITING_REQUESTS.labels(pool=pool)
         self._preemptions = PREEMPTIONS.labels(pool=pool)
+        self._accepted = DRAFT_TOKENS.labels(pool=pool, verdict="accepted")
+        self._rejected = DRAFT_TOKENS.labels(pool=pool, verdict="rejected")
+        self._draft_seconds = DRAFT_SECONDS.labels(pool=pool)
         begin_errors()
         begin_delivery(pool)
         self._num_preemptions_seen = 0
@@ -187,6 +192,10 @@ class Observations:
         if num_tokens and not step.num_prefill_tokens:
             self._decode_steps.append(step.duration_seconds)
         self._batch_size.observe(len(result.tokens))
+        if step.num_drafted:
+            self._accepted.inc(step.num_accepted)
+            self._rejected.inc(step.num_drafted - step.num_accepted)
+        self._draft_seconds.inc(step.draft_seconds)
         preempted = step.num_preemptions_total - self._num_preemptions_seen
         if preempted > 0:
             self._preemptions.inc(preempted)
@@ -230,10 +239,11 @@ class Observations:
         if not run.work.span.is_recording():
             return
         attributes = {**_named(run.work), spans.PREEMPTIONS: timings.num_preemptions}
+        drafted = {spans.DRAFTED_TOKENS: timings.num_drafted, spans.ACCEPTED_TOKENS: timings.num_accepted}
         context = run.work.context
         prefilled_ns = timings.first_token_ns or timings.last_token_ns
         spans.record_span(spans.PREFILL, context, timings.submitted_ns, prefilled_ns, attributes)
-        spans.record_span(spans.DECODE, context, prefilled_ns, timings.last_token_ns, _named(run.work))
+        spans.record_span(spans.DECODE, context, prefilled_ns, timings.last_token_ns, {**_named(run.work), **drafted})
 
     # --- conclusions
 

@@ -25,6 +25,7 @@ class PromptTokenizer(Protocol):
 
     @property
     def vocabulary_size(self) -> int: ...
+    def encode(self, text: str) -> list[int]: ...
     def encode_prompt(self, text: str) -> list[int]: ...
     def encode_chat(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> list[int]: ...
 
@@ -61,6 +62,8 @@ class PromptReader:
                 work.prompts = await asyncio.to_thread(self._tokenize, request)
             else:
                 work.prompts = self._tokenize(request)
+        if request.prediction and not work.predicted_token_ids:
+            work.predicted_token_ids = await asyncio.to_thread(self._tokenizer.encode, request.prediction)
         return self._max_output_tokens(request, work.prompts)
 
     def _check_request(self, request: InferenceRequest) -> None:
@@ -127,6 +130,7 @@ def _num_characters(request: InferenceRequest) -> int:
     return (
         sum(len(message.content) for message in request.messages)
         + sum(len(tool.description or "") + len(tool.parameters or "") for tool in request.tools)
+        + len(request.prediction or "")
         + sum(len(prompt.text or prompt.token_ids or ()) for prompt in request.prompts)
     )
 

@@ -186,6 +186,7 @@ class RequestPath:
             decode_graphs=ready.num_decode_graphs,
             quantization=ready.quantization,
             kv_cache=ready.kv_cache,
+            speculation=ready.speculation,
             products=ready.quantization_note,
             kv_cache_tokens=ready.kv_cache_tokens,
             full_length_sequences=ready.num_full_sequences,

@@ -85,6 +85,7 @@ class RunningRequest:
         self.timings: RequestTimings | None = None
         self.is_concluding = False
         self.num_resumed_tokens = 0
+        self.num_accepted = self.num_rejected = 0
         self.last_flush_at = float("-inf")
         self._tokenizer = tokenizer
         self._unacknowledged: tuple[Chunk, ...] = ()
@@ -154,12 +155,16 @@ class RunningRequest:
             traceparent=dict(envelope.trace_headers).get("traceparent"),
             prompt_logprobs=self.request.echo and self.request.sampling.logprobs is not None,
             grammar=output_grammar(self.request, self._tokenizer.call_format),
+            speculation=self.request.speculation,
+            predicted_token_ids=self.work.predicted_token_ids,
         )
 
     def accept(self, event: TokensSampled) -> bool:
         """True when the engine must be told to stop this choice: a stop string ended it."""
         if self.ending is not None:
             return False
+        self.num_accepted += event.num_accepted
+        self.num_rejected += len(event.draft_token_ids or ()) - event.num_accepted
         return self.choices[event.choice].accept(
             event.position, event.token_ids, event.logprobs, event.finish_reason, event.prompt_logprobs
         )
@@ -214,6 +219,8 @@ class RunningRequest:
             prompt_tokens=self.work.num_prompt_tokens,
             completion_tokens=sum(len(choice.token_ids) for choice in self.choices),
             cached_tokens=0 if self.timings is None else self.timings.cached_prompt_tokens,
+            accepted_prediction_tokens=self.num_accepted,
+            rejected_prediction_tokens=self.num_rejected,
         )
 
     def outcome(self) -> InferenceOutcome:

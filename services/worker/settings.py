@@ -5,7 +5,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from services.worker.engine.config import KV_CACHE_NAME, QUANTIZATION_NAME, EngineConfig, SchedulingPolicy
+from services.worker.engine.config import (
+    KV_CACHE_NAME,
+    QUANTIZATION_NAME,
+    SPECULATION_NAME,
+    EngineConfig,
+    SchedulingPolicy,
+    Verifier,
+)
 from shared.settings.service_settings import ScopedSettings, scoped
 
 
@@ -36,6 +43,22 @@ class WorkerSettings(ScopedSettings):
         default="16bit",
         pattern=KV_CACHE_NAME,
         description="Keys and values: 16bit, int8, fp8, int4, or by layers from the first on: int4*10,int8*10,16bit.",
+    )
+    speculation: str = Field(
+        default="none",
+        pattern=SPECULATION_NAME,
+        description="How tokens are drafted where the request does not say: none, prompt-lookup, draft-model ...",
+    )
+    verifier: Verifier = Field(
+        default=Verifier.COUPLED,
+        description="How drafts are judged: coupled (no output changes), or rejection (more tokens stand).",
+    )
+    draft_model: Path | None = Field(
+        default=None, description="Directory of a smaller checkpoint with the same tokenizer, for draft-model."
+    )
+    max_draft_tokens: int = Field(default=8, ge=1, le=64, description="Drafted for a sequence in one step, at most.")
+    shared_text_tokens: int = Field(
+        default=0, ge=0, description="Tokens of each tenant's latest texts that lookups search, too; 0: none."
     )
     num_threads: int | None = Field(default=None, ge=1, description="Threads of the engine; unset: torch's choice.")
     kv_cache_bytes: int | None = Field(
@@ -135,4 +158,9 @@ class WorkerSettings(ScopedSettings):
             num_threads=self.num_threads,
             quantization=self.quantization,
             kv_cache=self.kv_cache,
+            speculation=self.speculation,
+            verifier=self.verifier,
+            draft_model=self.draft_model,
+            max_draft_tokens=self.max_draft_tokens,
+            shared_text_tokens=self.shared_text_tokens,
         )

@@ -29,6 +29,9 @@ class TokensOnly:
         generation, model = (read_optional_json(directory / f"{name}.json") for name in ("generation_config", "config"))
         return cls(configured_eos_token_ids(generation_config=generation, model_config=model))
 
+    def encode(self, text: str) -> list[int]:
+        refuse_text("prediction")
+
     def encode_prompt(self, text: str) -> list[int]:
         refuse_text("prompt")
 
@@ -48,6 +51,8 @@ def check_needs_no_text(request: InferenceRequest) -> None:
         refuse_text("prompt")
     if request.sampling.stop:
         refuse_text("stop")
+    if request.prediction is not None:
+        refuse_text("prediction")
     if request.grammar is not None:
         refuse_text(request.grammar.field)
 

@@ -40,6 +40,8 @@ class Work:
     refusal: PlatformError | None = None
     prompts: list[list[int]] | None = None
     """Token ids per prompt, once tokenized."""
+    predicted_token_ids: list[int] = field(default_factory=list)
+    """Of the output that the caller expects, once tokenized."""
     token: ClaimToken | None = None
     """Of the claim under which it runs now; None while nothing is claimed."""
     claimed: ClaimRequest | None = None

@@ -59,6 +59,9 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+    """Of drafts, since the request was last taken over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

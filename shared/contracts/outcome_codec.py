@@ -85,6 +85,8 @@ def encode_outcome(outcome: InferenceOutcome) -> bytes:
                 prompt_tokens=usage.prompt_tokens,
                 completion_tokens=usage.completion_tokens,
                 cached_tokens=usage.cached_tokens,
+                accepted_prediction_tokens=usage.accepted_prediction_tokens,
+                rejected_prediction_tokens=usage.rejected_prediction_tokens,
             )
         )
     if (error := outcome.error) is not None:
@@ -99,6 +101,8 @@ def _usage(message: results_pb2.Usage) -> Usage:
         prompt_tokens=message.prompt_tokens,
         completion_tokens=message.completion_tokens,
         cached_tokens=message.cached_tokens,
+        accepted_prediction_tokens=message.accepted_prediction_tokens,
+        rejected_prediction_tokens=message.rejected_prediction_tokens,
     )
 
 

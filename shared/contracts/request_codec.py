@@ -149,6 +149,8 @@ def encode_request(request: InferenceRequest) -> bytes:
             tool_choice=_TOOL_CHOICES.number(None if request.tool_choice is ToolChoice.AUTO else request.tool_choice),
             tool_choice_name=request.tool_choice_name,
             parallel_tool_calls=None if request.parallel_tool_calls else False,
+            speculation=request.speculation,
+            prediction=request.prediction,
         )
     )
 
@@ -173,6 +175,8 @@ def decode_request(value: bytes | None) -> InferenceRequest:
         tool_choice=_TOOL_CHOICES.optional_member(message.tool_choice) or ToolChoice.AUTO,
         tool_choice_name=optional(message, "tool_choice_name"),
         parallel_tool_calls=not message.HasField("parallel_tool_calls") or message.parallel_tool_calls,
+        speculation=optional(message, "speculation"),
+        prediction=optional(message, "prediction"),
     )
 
 

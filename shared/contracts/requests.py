@@ -57,7 +57,8 @@ class InferenceRequest:
     `best_of` above n: so many choices are generated for each prompt, numbered the same way; its outcome keeps the n
     of them with the highest mean log-probability. `model` None means the pool's own. `echo`: a completion's text
     begins with its prompt, and so do its log-probabilities; then `max_tokens` may be 0. `tool_choice` counts only
-    with `tools`.
+    with `tools`. `speculation`: how tokens are drafted, None being the pool's way; `prediction`: the output that the
+    caller expects. Neither changes what is answered.
     """
 
     kind: RequestKind
@@ -76,6 +77,8 @@ class InferenceRequest:
     tool_choice: ToolChoice = ToolChoice.AUTO
     tool_choice_name: str | None = None
     parallel_tool_calls: bool = True
+    speculation: str | None = None
+    prediction: str | None = None
 
     @property
     def may_call_tools(self) -> bool:

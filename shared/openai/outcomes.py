@@ -58,12 +58,17 @@ def render_error(error: ErrorBody) -> bytes:
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
-    return {
+    found: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
+    accepted, rejected = usage.accepted_prediction_tokens, usage.rejected_prediction_tokens
+    if accepted or rejected:
+        details = {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": rejected}
+        found["completion_tokens_details"] = details
+    return found
 
 
 def _finite(logprob: float | None) -> float | None:
@@ -174,14 +179,23 @@ def sealed_json(sealed: SealedOutcome) -> bytes:
     return render_outcome(decode_outcome(sealed.value))
 
 
-class _SealedUsageDetails(msgspec.Struct):
+class _SealedPromptDetails(msgspec.Struct):
     cached_tokens: int = 0
+
+
+class _SealedCompletionDetails(msgspec.Struct, frozen=True):
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
+_NO_DRAFTS = _SealedCompletionDetails()
 
 
 class _SealedUsage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
-    prompt_tokens_details: _SealedUsageDetails | None = None
+    prompt_tokens_details: _SealedPromptDetails | None = None
+    completion_tokens_details: _SealedCompletionDetails = _NO_DRAFTS
 
 
 class _SealedError(msgspec.Struct):
@@ -218,6 +232,8 @@ def sealed_summary(sealed: SealedOutcome) -> tuple[Usage | None, ErrorBody | Non
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             cached_tokens=usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0,
+            accepted_prediction_tokens=usage.completion_tokens_details.accepted_prediction_tokens,
+            rejected_prediction_tokens=usage.completion_tokens_details.rejected_prediction_tokens,
         ),
         None
         if failure is None

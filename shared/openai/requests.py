@@ -122,6 +122,7 @@ def _chat_request(body: ChatBody) -> InferenceRequest:
         tool_choice=choice if body.tools or choice is not ToolChoice.NONE else ToolChoice.AUTO,
         tool_choice_name=name,
         parallel_tool_calls=body.parallel_tool_calls is not False,
+        prediction=None if body.prediction is None else _text(body.prediction.content),
     )
 
 
@@ -200,6 +201,7 @@ def _request(
         include_usage=options is not None and bool(options.include_usage),
         return_token_ids=bool(body.return_token_ids),
         grammar=read_grammar(body),
+        speculation=body.speculation,
     )
 
 

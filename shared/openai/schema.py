@@ -153,6 +153,11 @@ class Message(StrictBody):
     annotations: Annotated[None, _default_only([])] = None
 
 
+class Prediction(StrictBody):
+    type: Literal["content"]
+    content: Content
+
+
 class StreamOptions(StrictBody):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -189,6 +194,9 @@ class _CommonBody(StrictBody):
     guided_choice: GrammarChoices | None = None
     guided_grammar: GrammarText | None = None
 
+    # ours
+    speculation: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")] | None = None
+
     # inert
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -211,13 +219,13 @@ class ChatBody(_CommonBody):
     tools: Annotated[list[ToolDefinition], Field(max_length=limits.MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    prediction: Prediction | None = None
 
     # unsupported
     functions: Annotated[None, _default_only([])] = None
     function_call: Annotated[None, _default_only("none")] = None
     modalities: Annotated[None, _default_only(["text"], [])] = None
     audio: Unsupported = None
-    prediction: Unsupported = None
     reasoning_effort: Annotated[None, _default_only("none")] = None
     verbosity: Annotated[None, _default_only("medium")] = None
     web_search_options: Unsupported = None

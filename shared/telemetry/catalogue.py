@@ -41,6 +41,7 @@ LABELS: dict[str, str] = {
     "state": "one of a fixed set of states",
     "status": "an HTTP status code",
     "topic": "a Kafka topic of the installation",
+    "verdict": "`accepted` or `rejected`",
     "verb": "a verb of the ledger's protocol",
 }
 """Every label there may be, and what its values are. All of them are small sets that no client can enlarge."""

@@ -211,6 +211,20 @@ PREEMPTIONS = counter(
     meaning="Requests put back to waiting because KV blocks ran out; their tokens are computed again.",
     what_to_do="More than one per minute: the KV cache is too small for the concurrency.",
 )
+DRAFT_TOKENS = counter(
+    "penstock_draft_tokens_total",
+    unit="tokens",
+    labels=("pool", "verdict"),
+    meaning="Tokens that were drafted and then accepted or rejected by the model.",
+    what_to_do="Mostly rejected: this pool's text is hard to guess; try another method of speculation.",
+)
+DRAFT_SECONDS = counter(
+    "penstock_draft_seconds_total",
+    unit="seconds",
+    labels=("pool",),
+    meaning="Time that steps spent on making drafts, before the model verified them.",
+    what_to_do="A large share of the steps' time with few accepted tokens: the draft costs more than it brings.",
+)
 ENGINE_RESTARTS = counter(
     "penstock_engine_restarts_total",
     unit="restarts",

@@ -33,6 +33,9 @@ WORKER_ID = "penstock.worker.id"
 INCARNATION = "penstock.worker.incarnation"
 RESUMED_TOKENS = "penstock.resumed_tokens"
 PREEMPTIONS = "penstock.preemptions"
+DRAFTED_TOKENS = "penstock.drafted_tokens"
+ACCEPTED_TOKENS = "penstock.accepted_tokens"
+"""Of the drafted ones."""
 
 # --- semantic conventions: messaging
 MESSAGING_SYSTEM = "messaging.system"

@@ -54,6 +54,7 @@ async def load(stack: EmbeddedStack) -> AsyncIterator[None]:
                 "messages": [{"role": "user", "content": f"{_SHARED_PROMPT}{next(numbers) % 7}"}],
                 "max_tokens": 60,
                 "stream": is_streamed,
+                "speculation": "prompt-lookup",
             }
             with contextlib.suppress(httpx.HTTPError):
                 await client.post("/v1/chat/completions", json=body)

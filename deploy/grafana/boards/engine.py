@@ -23,6 +23,21 @@ ENGINE = Board(
                 ),
             ),
         ),
+        "Speculation": (
+            Panel("Drafted tokens by verdict", "short", by("penstock_draft_tokens_total", "pool", "verdict")),
+            Panel(
+                "Share accepted",
+                "percentunit",
+                (
+                    Query(
+                        'sum by (pool) (rate(penstock_draft_tokens_total{verdict="accepted"}[$__rate_interval]))'
+                        " / sum by (pool) (rate(penstock_draft_tokens_total[$__rate_interval]))",
+                        "{{pool}}",
+                    ),
+                ),
+            ),
+            Panel("Time spent on drafts", "s", by("penstock_draft_seconds_total", "pool")),
+        ),
         "KV cache": (
             Panel("Blocks", "short", now("penstock_kv_blocks", "pool", "state"), is_stacked=True),
             Panel(

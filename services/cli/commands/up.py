@@ -53,6 +53,7 @@ async def make_plan(settings: UpSettings) -> StackPlan:
             dtype=settings.dtype,
             quantization=quantization,
             kv_cache=settings.kv_cache,
+            speculation=settings.speculation,
         )
     return StackPlan(
         data_dir=settings.data_dir,
@@ -199,6 +200,10 @@ def up(
     kv_cache: Annotated[
         str | None,
         typer.Option(help="16bit, int8, fp8, int4, or by layers int4*10,int8*10,16bit", envvar="PENSTOCK_UP_KV_CACHE"),
+    ] = None,
+    speculation: Annotated[
+        str | None,
+        typer.Option(help="How tokens are drafted: none, prompt-lookup ...", envvar="PENSTOCK_UP_SPECULATION"),
     ] = None,
     engine: Annotated[
         str | None, typer.Option(help="`real`, or `null` for hashes without a model.", envvar="PENSTOCK_UP_ENGINE")

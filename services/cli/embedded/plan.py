@@ -18,6 +18,7 @@ class PoolPlan:
     dtype: str = "auto"
     quantization: str = "none"
     kv_cache: str = "16bit"
+    speculation: str = "none"
     environment: dict[str, str] = field(default_factory=dict)
     worker_environments: tuple[dict[str, str], ...] = ()
     """On top, for the first worker, the second, and so on: unequal workers."""
@@ -82,6 +83,7 @@ def worker_environment(pool: PoolPlan, *, index: int, total_workers: int, health
         "PENSTOCK_WORKER_DTYPE": pool.dtype,
         "PENSTOCK_WORKER_QUANTIZATION": pool.quantization,
         "PENSTOCK_WORKER_KV_CACHE": pool.kv_cache,
+        "PENSTOCK_WORKER_SPECULATION": pool.speculation,
         "PENSTOCK_WORKER_NUM_THREADS": str(threads),
         "PENSTOCK_WORKER_HEALTH_PORT": str(health_port),
     }

@@ -166,3 +166,11 @@ class TestSealed:
     def test_bytes_of_somebody_else_are_poison(self, value: bytes, wire_format: WireFormat) -> None:
         with pytest.raises(PoisonMessage):
             sealed_summary(sealed(value, wire_format))
+
+
+def test_what_was_drafted_is_told_only_where_something_was() -> None:
+    drafted = replace(CHAT, usage=replace(USAGE, accepted_prediction_tokens=3, rejected_prediction_tokens=1))
+    details = json.loads(render_outcome(drafted))["usage"]["completion_tokens_details"]
+    assert details == {"accepted_prediction_tokens": 3, "rejected_prediction_tokens": 1}
+    assert "completion_tokens_details" not in json.loads(render_outcome(CHAT))["usage"]
+    assert sealed_summary(sealed(render_outcome(drafted)))[0] == drafted.usage

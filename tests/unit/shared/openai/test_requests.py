@@ -63,7 +63,7 @@ def test_null_is_the_default_of_every_optional_field() -> None:
         "temperature", "top_p", "frequency_penalty", "presence_penalty", "logprobs", "top_logprobs", "top_k",
         "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "return_token_ids", "user",
         "metadata", "store", "tools", "tool_choice", "response_format", "logit_bias", "prediction", "audio",
-        "modalities", "parallel_tool_calls", "functions", "function_call", "reasoning_effort",
+        "speculation", "modalities", "parallel_tool_calls", "functions", "function_call", "reasoning_effort",
     ]  # fmt: skip
     assert chat(**dict.fromkeys(fields)) == chat()
 
@@ -264,7 +264,7 @@ class TestUnsupported:
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            ("functions", [{}]), ("function_call", "auto"), ("prediction", {}),
+            ("functions", [{}]), ("function_call", "auto"),
             ("modalities", ["text", "audio"]), ("audio", {}),
             ("store", True), ("echo", True),
             ("reasoning_effort", "high"), ("web_search_options", {}),
@@ -347,3 +347,22 @@ def test_a_hundred_thousand_fields_cost_one_look(body: str, param: str) -> None:
     with pytest.raises(InvalidRequest, match="more than 64 fields") as caught:
         parse_request((body % many).encode(), kind=None)
     assert caught.value.param == param
+
+
+def test_a_prediction_and_a_way_to_speculate_are_read() -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    request = chat(prediction={"type": "content", "content": parts}, speculation="prompt-lookup")
+    assert request.speculation == "prompt-lookup"
+    assert request.prediction is not None
+    assert request.prediction.startswith("one")
+    assert request.prediction.endswith("two")
+    assert completion(speculation="none").speculation == "none"
+
+
+@pytest.mark.parametrize("prediction", [{}, {"type": "content"}, {"type": "tokens", "content": "x"}])
+def test_a_prediction_without_content_is_refused(prediction: dict[str, Any]) -> None:
+    assert str(refusal(chat, prediction=prediction).param).startswith("prediction.")
+
+
+def test_a_speculation_that_is_no_name_is_refused() -> None:
+    assert refusal(chat, speculation="Über").param == "speculation"

@@ -146,7 +146,7 @@ class SamplingParameters(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., n: _Optional[int] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., logprobs: _Optional[int] = ..., logit_bias: _Optional[_Mapping[int, float]] = ...) -> None: ...
 
 class InferenceRequested(_message.Message):
-    __slots__ = ("kind", "model", "messages", "prompts", "sampling", "stream", "include_usage", "return_token_ids", "echo", "grammar", "tools", "tool_choice", "tool_choice_name", "parallel_tool_calls", "best_of")
+    __slots__ = ("kind", "model", "messages", "prompts", "sampling", "stream", "include_usage", "return_token_ids", "echo", "grammar", "tools", "tool_choice", "tool_choice_name", "parallel_tool_calls", "best_of", "speculation", "prediction")
     KIND_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +162,8 @@ class InferenceRequested(_message.Message):
     TOOL_CHOICE_NAME_FIELD_NUMBER: _ClassVar[int]
     PARALLEL_TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
     BEST_OF_FIELD_NUMBER: _ClassVar[int]
+    SPECULATION_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
     kind: RequestKind
     model: str
     messages: _containers.RepeatedCompositeFieldContainer[ChatMessage]
@@ -177,4 +179,6 @@ class InferenceRequested(_message.Message):
     tool_choice_name: str
     parallel_tool_calls: bool
     best_of: int
-    def __init__(self, kind: _Optional[_Union[RequestKind, str]] = ..., model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., stream: _Optional[bool] = ..., include_usage: _Optional[bool] = ..., return_token_ids: _Optional[bool] = ..., echo: _Optional[bool] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[ToolChoice, str]] = ..., tool_choice_name: _Optional[str] = ..., parallel_tool_calls: _Optional[bool] = ..., best_of: _Optional[int] = ...) -> None: ...
+    speculation: str
+    prediction: str
+    def __init__(self, kind: _Optional[_Union[RequestKind, str]] = ..., model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., stream: _Optional[bool] = ..., include_usage: _Optional[bool] = ..., return_token_ids: _Optional[bool] = ..., echo: _Optional[bool] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[ToolChoice, str]] = ..., tool_choice_name: _Optional[str] = ..., parallel_tool_calls: _Optional[bool] = ..., best_of: _Optional[int] = ..., speculation: _Optional[str] = ..., prediction: _Optional[str] = ...) -> None: ...

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from shared.contracts.generated.inference.v1 import requests_pb2 as inference_dot_v1_dot_requests__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ainference/v1/results.proto\x12\x15penstock.inference.v1\x1a\x1binference/v1/requests.proto\">\n\x0b\x41lternative\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"\x81\x01\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x14\n\x07logprob\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12/\n\x03top\x18\x04 \x03(\x0b\x32\".penstock.inference.v1.AlternativeB\n\n\x08_logprob\"D\n\rTokenLogprobs\x12\x33\n\x06tokens\x18\x01 \x03(\x0b\x32#.penstock.inference.v1.TokenLogprob\"\xa6\x02\n\x0c\x43hoiceResult\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12:\n\rfinish_reason\x18\x04 \x01(\x0e\x32#.penstock.inference.v1.FinishReason\x12\x36\n\x08logprobs\x18\x05 \x01(\x0b\x32$.penstock.inference.v1.TokenLogprobs\x12=\n\x0fprompt_logprobs\x18\x06 \x01(\x0b\x32$.penstock.inference.v1.TokenLogprobs\x12\x33\n\ntool_calls\x18\x07 \x03(\x0b\x32\x1f.penstock.inference.v1.ToolCall\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"V\n\tErrorBody\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x12\n\x05param\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_param\"\xf7\x02\n\x10InferenceOutcome\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x07outcome\x18\x02 \x01(\x0e\x32\x1e.penstock.inference.v1.Outcome\x12\x30\n\x04kind\x18\x03 \x01(\x0e\x32\".penstock.inference.v1.RequestKind\x12\r\n\x05model\x18\x04 \x01(\t\x12\x17\n\x0f\x63reated_seconds\x18\x05 \x01(\x03\x12\x34\n\x07\x63hoices\x18\x06 \x03(\x0b\x32#.penstock.inference.v1.ChoiceResult\x12+\n\x05usage\x18\x07 \x01(\x0b\x32\x1c.penstock.inference.v1.Usage\x12/\n\x05\x65rror\x18\x08 \x01(\x0b\x32 .penstock.inference.v1.ErrorBody\x12\x18\n\x10return_token_ids\x18\t \x01(\x08\x12\x16\n\x0ewants_logprobs\x18\n \x01(\x08*\x94\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMPLETED\x10\x01\x12\x12\n\x0eOUTCOME_FAILED\x10\x02\x12\x15\n\x11OUTCOME_CANCELLED\x10\x03\x12\x13\n\x0fOUTCOME_EXPIRED\x10\x04\x12\x19\n\x15OUTCOME_DEAD_LETTERED\x10\x05*}\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ainference/v1/results.proto\x12\x15penstock.inference.v1\x1a\x1binference/v1/requests.proto\">\n\x0b\x41lternative\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"\x81\x01\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x14\n\x07logprob\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12/\n\x03top\x18\x04 \x03(\x0b\x32\".penstock.inference.v1.AlternativeB\n\n\x08_logprob\"D\n\rTokenLogprobs\x12\x33\n\x06tokens\x18\x01 \x03(\x0b\x32#.penstock.inference.v1.TokenLogprob\"\xa6\x02\n\x0c\x43hoiceResult\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12:\n\rfinish_reason\x18\x04 \x01(\x0e\x32#.penstock.inference.v1.FinishReason\x12\x36\n\x08logprobs\x18\x05 \x01(\x0b\x32$.penstock.inference.v1.TokenLogprobs\x12=\n\x0fprompt_logprobs\x18\x06 \x01(\x0b\x32$.penstock.inference.v1.TokenLogprobs\x12\x33\n\ntool_calls\x18\x07 \x03(\x0b\x32\x1f.penstock.inference.v1.ToolCall\"\x98\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\"\n\x1a\x61\x63\x63\x65pted_prediction_tokens\x18\x04 \x01(\r\x12\"\n\x1arejected_prediction_tokens\x18\x05 \x01(\r\"V\n\tErrorBody\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x12\n\x05param\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_param\"\xf7\x02\n\x10InferenceOutcome\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x07outcome\x18\x02 \x01(\x0e\x32\x1e.penstock.inference.v1.Outcome\x12\x30\n\x04kind\x18\x03 \x01(\x0e\x32\".penstock.inference.v1.RequestKind\x12\r\n\x05model\x18\x04 \x01(\t\x12\x17\n\x0f\x63reated_seconds\x18\x05 \x01(\x03\x12\x34\n\x07\x63hoices\x18\x06 \x03(\x0b\x32#.penstock.inference.v1.ChoiceResult\x12+\n\x05usage\x18\x07 \x01(\x0b\x32\x1c.penstock.inference.v1.Usage\x12/\n\x05\x65rror\x18\x08 \x01(\x0b\x32 .penstock.inference.v1.ErrorBody\x12\x18\n\x10return_token_ids\x18\t \x01(\x08\x12\x16\n\x0ewants_logprobs\x18\n \x01(\x08*\x94\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMPLETED\x10\x01\x12\x12\n\x0eOUTCOME_FAILED\x10\x02\x12\x15\n\x11OUTCOME_CANCELLED\x10\x03\x12\x13\n\x0fOUTCOME_EXPIRED\x10\x04\x12\x19\n\x15OUTCOME_DEAD_LETTERED\x10\x05*}\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inference.v1.results_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=1194
-  _globals['_OUTCOME']._serialized_end=1342
-  _globals['_FINISHREASON']._serialized_start=1344
-  _globals['_FINISHREASON']._serialized_end=1469
+  _globals['_OUTCOME']._serialized_start=1267
+  _globals['_OUTCOME']._serialized_end=1415
+  _globals['_FINISHREASON']._serialized_start=1417
+  _globals['_FINISHREASON']._serialized_end=1542
   _globals['_ALTERNATIVE']._serialized_start=82
   _globals['_ALTERNATIVE']._serialized_end=144
   _globals['_TOKENLOGPROB']._serialized_start=147
@@ -44,10 +44,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENLOGPROBS']._serialized_end=346
   _globals['_CHOICERESULT']._serialized_start=349
   _globals['_CHOICERESULT']._serialized_end=643
-  _globals['_USAGE']._serialized_start=645
-  _globals['_USAGE']._serialized_end=725
-  _globals['_ERRORBODY']._serialized_start=727
-  _globals['_ERRORBODY']._serialized_end=813
-  _globals['_INFERENCEOUTCOME']._serialized_start=816
-  _globals['_INFERENCEOUTCOME']._serialized_end=1191
+  _globals['_USAGE']._serialized_start=646
+  _globals['_USAGE']._serialized_end=798
+  _globals['_ERRORBODY']._serialized_start=800
+  _globals['_ERRORBODY']._serialized_end=886
+  _globals['_INFERENCEOUTCOME']._serialized_start=889
+  _globals['_INFERENCEOUTCOME']._serialized_end=1264
 # @@protoc_insertion_point(module_scope)
