@@ -17,6 +17,8 @@ _HEADER_BYTES = 1 << 16
 _SAMPLE_BYTES = 4096
 _NUM_SAMPLES = 64
 _DIGEST_BYTES = 16
+_DRAWS = "gumbel"
+"""How (seed, position) becomes a token: a worker that draws otherwise must not go on with a stream."""
 
 
 def numerics_fingerprint(weights: str, *, dtype: str, device: str, quantization: str, kv_cache: str) -> str:
@@ -26,7 +28,7 @@ def numerics_fingerprint(weights: str, *, dtype: str, device: str, quantization:
     """
     quantized = "" if quantization == "none" else f"-{quantization}"
     cached = "" if kv_cache == "16bit" else f"-kv-{kv_cache}"
-    return f"{weights}-{dtype}-{device}{quantized}{cached}"
+    return f"{weights}-{dtype}-{device}{quantized}{cached}-{_DRAWS}"
 
 
 def take_fingerprint(config: DecoderConfig, files: Iterable[Path], quantization: object = None) -> str:
