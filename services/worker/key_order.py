@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from services.worker.work import RecordDelivery
+from shared.contracts.headers import ORDERED
 from shared.messaging.records import SourceRecord
 from shared.openai.envelope import ordered_key
 
@@ -26,7 +27,8 @@ class KeyOrder:
 
     def arrived(self, delivery: RecordDelivery) -> None:
         record = delivery.record
-        key = None if self._holds_copies(record.topic) else ordered_key(record)
+        wants_order = any(name.lower() == ORDERED for name, _ in record.headers)  # of most records all there is to do
+        key = ordered_key(record) if wants_order and not self._holds_copies(record.topic) else None
         if key is None:
             self._deliver(delivery)
             return
