@@ -55,12 +55,12 @@ class FleetDirectory:
         known = self._workers.get(heartbeat.worker_id)
         if known is not None and _is_older(heartbeat, known.heartbeat):
             return
+        for model in heartbeat.models:
+            self._models_seen[model] = now
         if heartbeat.state is WorkerState.STOPPED:
             self._workers.pop(heartbeat.worker_id, None)
             return
         self._workers[heartbeat.worker_id] = _Sighting(heartbeat, now)
-        for model in heartbeat.models:
-            self._models_seen[model] = now
 
     def live_workers(self) -> list[Heartbeat]:
         """The last heartbeat of every worker heard lately; the silent ones are forgotten."""

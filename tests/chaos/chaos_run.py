@@ -28,6 +28,7 @@ from tests.chaos.rehearsal import rehearse
 from tests.chaos.report import Leftovers
 from tests.chaos.schedule import EVERY_FAULT, Fault, Strike, schedule
 
+REQUESTS = ("inference.requests.default.interactive", "inference.requests.default.bulk")
 RESULTS, DEAD_LETTERS = "inference.results", "inference.dead-letters"
 
 
@@ -216,7 +217,10 @@ class ChaosRun:
         while True:
             results = await asyncio.to_thread(read_topic, bootstrap, RESULTS)
             dead_letters = await asyncio.to_thread(read_topic, bootstrap, DEAD_LETTERS)
-            verdict = judge(self.asks, results, dead_letters, forgot_at=forgot_at)
+            requests = [
+                record for topic in REQUESTS for record in await asyncio.to_thread(read_topic, bootstrap, topic)
+            ]
+            verdict = judge(self.asks, results, dead_letters, forgot_at=forgot_at, requests=requests)
             if not verdict.lost or time.monotonic() > give_up_at:
                 return verdict
             await asyncio.sleep(2.0)

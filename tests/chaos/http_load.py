@@ -123,6 +123,8 @@ class HttpLoad:
             ask.request_id = response.headers["x-request-id"]
             ask.accepted_at = ask.accepted_at or time.monotonic()
             _end_early_by(ask, code)
+        elif ask.early is Early.DEADLINE and code == "deadline_exceeded":
+            ask.ended_at = time.monotonic()  # refused: nobody had told us that it was accepted
         elif response.status_code < 500:
             ask.problems.append(f"{request.method} answered {response.status_code}: {body[:200]!r}")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
-from tests.chaos.asks import ENDING_OF, Ask, Way, answer_flaw, prefix_flaw
+from tests.chaos.asks import ENDING_OF, Ask, Early, Way, answer_flaw, prefix_flaw
 from tests.chaos.openai_shapes import result_answers
 
 _CLOCKS_AGREE = 0.7
@@ -116,8 +116,9 @@ def judge(
     dead_letters: Sequence[Record] = (),
     *,
     forgot_at: Sequence[float] = (),
+    requests: Sequence[Record] = (),
 ) -> Verdict:
-    """`forgot_at`: when Redis lost its data."""
+    """`forgot_at`: when Redis lost its data. `requests`: what the strangers' producer has really written."""
     verdict = Verdict()
     by_id: dict[str, list[Record]] = defaultdict(list)
     for record in results:
@@ -126,16 +127,21 @@ def judge(
     claimed: set[str] = set()
     id_of_subject = {records[0].header("ce_subject"): request_id for request_id, records in by_id.items()}
     id_of_source = {record.source: request_id for request_id, records in by_id.items() for record in records}
+    twice = _written_twice(asks, requests)
     for ask in asks:
+        ask.receipts += twice.get(ask.name, [])
         ids = _ids_of(ask, id_of_subject, id_of_source)
         claimed |= ids
+        if len(ids) > 1 and ask.name in twice:
+            _judge_all(verdict, ask, [by_id[request_id][0] for request_id in sorted(ids)])
+            continue
         if len(ids) > 1:
             verdict.convict("differing", ask, f"answered under {len(ids)} ids")
         records = [record for request_id in ids for record in by_id.get(request_id, ())]
         if len({(record.value, record.headers) for record in records}) > 1 and len(ids) == 1:
             verdict.convict("differing", ask, "two terminals that are not the same")
         if records:
-            until = math.inf if ask.ended_at is None else ask.ended_at
+            until = math.inf if ask.ended_at is None or ask.has_left else ask.ended_at
             has_forgotten = any(ask.asked_at <= at <= until for at in forgot_at)
             _judge_terminal(verdict, ask, records[0], has_forgotten=has_forgotten)
         elif ask.is_accepted:
@@ -146,6 +152,33 @@ def judge(
     verdict.out_of_order += order_problems(asks, by_id, id_of_subject)
     verdict.unasked += [f"dead letter: {letter.header('penstock-dead-letter-reason')}" for letter in dead_letters]
     return verdict
+
+
+def _was_cut_off(ask: Ask) -> bool:
+    """A stream that hung up before it was told anything, and could not come back in time: past its deadline its
+    question is refused. What nobody reads for five seconds is cancelled."""
+    is_late = ask.early is Early.DEADLINE and not ask.arrivals
+    return ask.way is Way.STREAM and (is_late or not ask.is_accepted)
+
+
+def _judge_all(verdict: Verdict, ask: Ask, terminals: Sequence[Record]) -> None:
+    for terminal in terminals:
+        _judge_terminal(verdict, ask, terminal, has_forgotten=False)
+
+
+def _written_twice(asks: Sequence[Ask], requests: Sequence[Record]) -> dict[str, list[tuple[str, int, int]]]:
+    """Records without a name that their own producer wrote again, when Kafka died before it could acknowledge them:
+    they are two questions, and the second one is nobody's fault but has its answer."""
+    places: dict[bytes, list[tuple[str, int, int]]] = defaultdict(list)
+    for record in requests:
+        places[record.value].append((record.topic, record.partition, record.offset))
+    found = {}
+    for ask in asks:
+        if ask.way is Way.KAFKA_NAMELESS:
+            written = places.get(json.dumps(ask.body).encode(), [])
+            if more := [place for place in written if place not in ask.receipts]:
+                found[ask.name] = more
+    return found
 
 
 def _ids_of(ask: Ask, subjects: dict[str, str], sources: dict[tuple[str, int, int], str]) -> set[str]:
@@ -163,7 +196,9 @@ def _kind_of(terminal: Record) -> str:
 
 def _judge_terminal(verdict: Verdict, ask: Ask, terminal: Record, *, has_forgotten: bool) -> None:
     kind = _kind_of(terminal)
-    if kind not in ask.allowed_endings:
+    if kind == "cancelled" and _was_cut_off(ask):
+        verdict.num_early += 1
+    elif kind not in ask.allowed_endings:
         verdict.convict("wrong", ask, f"{kind}: {terminal.value[:200]!r}")
     elif kind != "completed":
         verdict.num_early += 1

@@ -211,3 +211,40 @@ def test_what_redis_forgot_need_not_be_counted_at_an_early_end() -> None:
     assert judge([ask], [terminal]).wrong
     assert judge([ask], [terminal], forgot_at=[20.0]).wrong
     assert not judge([ask], [terminal], forgot_at=[5.0]).wrong
+
+
+def test_whoever_left_may_find_its_count_forgotten_after_that() -> None:
+    ask = a_read_stream(early=Early.LEAVE, has_left=True, ended_at=4.0)
+    terminal = a_result(ask, kind="cancelled", tokens=0)
+    assert judge([ask], [terminal]).wrong
+    assert not judge([ask], [terminal], forgot_at=[5.0]).wrong
+
+
+def test_who_was_cut_off_before_it_was_told_anything_may_be_cancelled() -> None:
+    ask = an_ask(Way.STREAM, accepted_at=None, request_id="1" * 32)
+    assert judge([ask], [a_result(ask, kind="cancelled")]).num_violations == 0
+    accepted = an_ask(Way.STREAM, request_id="1" * 32)
+    assert judge([accepted], [a_result(accepted, kind="cancelled")]).wrong
+
+
+@pytest.mark.parametrize(("arrivals", "num_wrong"), [([], 0), ([1.5], 1)])
+def test_so_may_who_could_not_come_back_before_its_deadline_unless_it_had_heard_a_token(
+    arrivals: list[float], num_wrong: int
+) -> None:
+    ask = a_read_stream(early=Early.DEADLINE, ended_early="request_cancelled", said=[Answer()], arrivals=arrivals)
+    assert len(judge([ask], [a_result(ask, kind="cancelled", tokens=0)]).wrong) == num_wrong
+
+
+def test_a_nameless_record_that_its_producer_wrote_twice_has_two_answers_and_both_are_judged() -> None:
+    ask = an_ask(Way.KAFKA_NAMELESS, receipts=[("t", 2, 7)])
+    written = [Record("t", 2, offset, json.dumps(ask.body).encode(), ()) for offset in (7, 9)]
+    results = [a_result(ask, offset=7), a_result(ask, ce_id="2" * 32, offset=9)]
+    assert judge([replace_receipts(ask)], results).unasked
+    assert judge([replace_receipts(ask)], results, requests=written).num_violations == 0
+    wrong = [results[0], a_result(ask, ce_id="2" * 32, offset=9, tokens=29)]
+    assert judge([replace_receipts(ask)], wrong, requests=written).wrong
+
+
+def replace_receipts(ask: Ask) -> Ask:
+    ask.receipts = [("t", 2, 7)]
+    return ask

@@ -76,6 +76,12 @@ def test_a_stopped_worker_is_gone_at_once(directory: FleetDirectory) -> None:
     assert directory.live_workers() == []
 
 
+def test_a_gateway_that_first_hears_a_goodbye_knows_that_the_model_exists(directory: FleetDirectory) -> None:
+    directory.observe(heartbeat(state=WorkerState.STOPPED))
+    with pytest.raises(NoWorkerReady):
+        directory.pool_of("tiny")
+
+
 def test_late_heartbeats_do_not_turn_back_what_is_known(directory: FleetDirectory) -> None:
     directory.observe(heartbeat(sequence_number=5, running_requests=5))
     directory.observe(heartbeat(sequence_number=4, running_requests=4))
