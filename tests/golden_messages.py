@@ -145,6 +145,8 @@ HEARTBEAT = Heartbeat(
             slow_streams=3,
         ),
     ),
+    weights="int4-g64",
+    kv_cache="int8",
 )
 FLEET_EVENT = FleetEvent(
     kind=FleetEventKind.WORKER_LOST,

@@ -3,6 +3,7 @@
 Pure state and a clock: it hears heartbeats, forgets silent workers, and answers. It knows no Kafka and no HTTP.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,12 +16,23 @@ RETRY_AFTER_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServedAs:
+    """In which numbers, and by how many ready workers."""
+
+    dtype: str
+    weights: str
+    kv_cache: str
+    workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
     """One model as `/v1/models` shows it."""
 
     name: str
     pool: str
     max_model_tokens: int
+    served_as: tuple[ServedAs, ...]
 
 
 @dataclass(slots=True)
@@ -107,8 +119,25 @@ class FleetDirectory:
             for name in worker.models:
                 known = found.get(name)
                 if known is None or worker.pool == self._default_pool != known.pool:
-                    found[name] = ServedModel(name=name, pool=worker.pool, max_model_tokens=worker.max_model_tokens)
+                    found[name] = ServedModel(
+                        name=name,
+                        pool=worker.pool,
+                        max_model_tokens=worker.max_model_tokens,
+                        served_as=self._served_as(name, worker.pool),
+                    )
         return sorted(found.values(), key=lambda model: model.name)
+
+    def _served_as(self, model: str, pool: str) -> tuple[ServedAs, ...]:
+        """Most often first: while a pool's weights are being exchanged its workers differ."""
+        kinds = Counter(
+            (worker.dtype, worker.weights, worker.kv_cache)
+            for worker in self.live_workers()
+            if worker.state is WorkerState.READY and worker.pool == pool and model in worker.models
+        )
+        return tuple(
+            ServedAs(dtype=dtype, weights=weights, kv_cache=kv_cache, workers=count)
+            for (dtype, weights, kv_cache), count in kinds.most_common()
+        )
 
     @property
     def is_heard(self) -> bool:

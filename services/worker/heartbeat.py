@@ -105,6 +105,8 @@ class HeartbeatWriter:
             is_intake_paused=load.is_intake_paused,
             is_quarantined=load.is_quarantined,
             service_levels=load.service_levels,
+            weights="" if ready is None else ready.weights,
+            kv_cache="" if ready is None else ready.kv_cache,
         )
 
 

@@ -185,6 +185,7 @@ class RequestPath:
             attention=ready.attention_backend,
             decode_graphs=ready.num_decode_graphs,
             quantization=ready.quantization,
+            weights=ready.weights,
             kv_cache=ready.kv_cache,
             speculation=ready.speculation,
             products=ready.quantization_note,

@@ -72,6 +72,8 @@ class Heartbeat:
     is_intake_paused: bool = False
     is_quarantined: bool = False
     service_levels: tuple[ServiceLevelCount, ...] = ()
+    weights: str = ""
+    kv_cache: str = ""
 
 
 class FleetEventKind(StrEnum):

@@ -13,6 +13,8 @@ from typing import Any
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "PENSTOCK_"
+MACHINE_WIDE = ("PENSTOCK_CACHE",)
+"""Not a setting of any service: where this machine keeps what is compiled for it."""
 SCOPES = ("GATEWAY", "WORKER", "SUPERVISOR", "UP", "KAFKA", "REDIS", "TELEMETRY", "TOPICS", "CLI", "SLO")
 
 
@@ -49,7 +51,7 @@ def reject_unknown_variables(environment: Mapping[str, str], *settings: type[Bas
     own_scopes = tuple(str(cls.model_config.get("env_prefix", "")) for cls in settings)
     foreign_scopes = tuple(f"{PREFIX}{scope}_" for scope in SCOPES if f"{PREFIX}{scope}_" not in own_scopes)
     for name in sorted(environment):
-        if not name.startswith(PREFIX) or name in known:
+        if not name.startswith(PREFIX) or name in known or name in MACHINE_WIDE:
             continue
         if name.startswith(foreign_scopes):
             continue

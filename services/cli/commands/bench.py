@@ -21,6 +21,7 @@ from services.cli.commands.offline import (
     bench_batching,
     bench_engine,
     bench_gpu,
+    bench_kv_cache,
     bench_memory,
     bench_quantization,
 )
@@ -33,6 +34,7 @@ bench_app.command(name="gpu", context_settings=PASS_THROUGH)(bench_gpu)
 bench_app.command(name="memory", context_settings=PASS_THROUGH)(bench_memory)
 bench_app.command(name="batching", context_settings=PASS_THROUGH)(bench_batching)
 bench_app.command(name="quantization", context_settings=PASS_THROUGH)(bench_quantization)
+bench_app.command(name="kv-cache", context_settings=PASS_THROUGH)(bench_kv_cache)
 bench_app.command()(routing)
 bench_app.command()(overload)
 bench_app.command()(scenarios)

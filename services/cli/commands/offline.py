@@ -52,6 +52,11 @@ def quantize(context: typer.Context) -> None:
     _run("services.worker.offline.quantize_model", context.args)
 
 
+def bench_kv_cache(context: typer.Context) -> None:
+    """Measure what a KV cache in low precision costs; `--budget 0.3` chooses a precision for every layer."""
+    _run("services.worker.offline.kv_cache_benchmark", context.args)
+
+
 def bench_quantization(context: typer.Context) -> None:
     """Measure what quantized weights cost in accuracy and bring in speed; `--tensor`: the error of one tensor."""
     _run("services.worker.offline.quantization_benchmark", context.args)

@@ -1,5 +1,6 @@
 """`GET /v1/models`: what the ready workers of the fleet serve, in OpenAI's shape."""
 
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ def _model_object(model: ServedModel) -> dict[str, Any]:
         "owned_by": "penstock",
         "pool": model.pool,
         "max_model_len": model.max_model_tokens,
+        "served_as": [asdict(kind) for kind in model.served_as],
     }
 
 

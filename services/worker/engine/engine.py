@@ -78,6 +78,7 @@ class Engine:
             num_decode_graphs=model.num_decode_graphs,
             quantization=model.quantization,
             quantization_note=model.quantization_note,
+            weights=model.weights,
             kv_cache=model.kv_cache,
             speculation=config.speculation,
             speculation_methods=self._speculation.names,

@@ -145,6 +145,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
 class EngineReady:
     """The engine's first message: what it loaded. `fingerprint` names weights, quantization and numerics.
 
+    `weights`: what most of them are kept in, `int4-g64-asym` or the dtype.
     `kv_cache_tokens`: context that the cache holds when it is full; `num_full_sequences`: of the longest length, at
     once. `attention_note` says why `auto` did not take the fastest attention backend, if it did not.
     `num_decode_graphs`: batch sizes whose decode step is recorded. `resident_bytes`: of the process after loading,
@@ -169,6 +170,7 @@ class EngineReady:
     num_decode_graphs: int = 0
     quantization: str = "none"
     quantization_note: str = ""
+    weights: str = ""
     kv_cache: str = "16bit"
     speculation: str = "none"
     speculation_methods: list[str] = field(default_factory=list)

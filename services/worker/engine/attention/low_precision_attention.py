@@ -15,23 +15,30 @@ from services.worker.engine.attention.attention_rule import AttentionRule
 from services.worker.engine.attention.cell_layout import CellLayout
 from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.attention.step_layout import StepLayout
+from services.worker.engine.attention.triton_cells import TritonCells
 from services.worker.engine.native.quantized_library import QuantizedKernels
 
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class LowPrecisionAttention:
-    """`kernels` None: nothing but torch."""
+    """`kernels` and `triton` None: nothing but torch. One of them at most: they are of different devices."""
 
-    def __init__(self, plain: AttentionBackend, kernels: QuantizedKernels | None) -> None:
+    def __init__(
+        self, plain: AttentionBackend, kernels: QuantizedKernels | None, triton: TritonCells | None = None
+    ) -> None:
         self._plain = plain
         self._kernels = kernels
+        self._triton = triton
 
     def store(
         self, cells: CellLayout, cache: LayerCache, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor
     ) -> None:
         """keys and values [T, K, D], rotated, into the cells `slots` [T] of the layer."""
         for target, source in ((cache.keys, keys), (cache.values, values)):
+            if self._triton is not None:
+                self._triton.write(target, source, slots, cells)
+                continue
             if self._kernels is None or source.dtype not in _KERNEL_DTYPES:
                 target.view(-1, *target.shape[2:])[slots] = cells.encode(source)
                 continue
@@ -52,10 +59,15 @@ class LowPrecisionAttention:
         self, queries: torch.Tensor, cells: CellLayout, cache: LayerCache, layout: StepLayout, rule: AttentionRule
     ) -> torch.Tensor:
         """queries [T, H, D] -> [T, H * D], as `AttentionBackend.attend` on what the cells say."""
-        if self._kernels is None or queries.dtype not in _KERNEL_DTYPES or not layout.num_single:
+        has_kernels = self._triton is not None or (self._kernels is not None and queries.dtype in _KERNEL_DTYPES)
+        if not has_kernels or not layout.num_single:
             return self._read_back(queries, cells, cache, layout, rule)
         output = torch.empty_like(queries).flatten(1)
-        self._attend_single(output, queries, self._kernels, cells, cache, layout, rule)
+        if self._triton is not None:
+            singles = queries[: layout.num_single]
+            output[: layout.num_single] = self._triton.attend(singles, cells, cache, layout, rule)
+        elif self._kernels is not None:
+            self._attend_single(output, queries, self._kernels, cells, cache, layout, rule)
         if layout.num_single < layout.num_sequences:
             chunks = _from_sequence(layout, layout.num_single)
             output[layout.num_single :] = self._read_back(queries[layout.num_single :], cells, cache, chunks, rule)

@@ -46,6 +46,7 @@ class LoadedModel:
     num_decode_graphs: int
     quantization: str
     quantization_note: str
+    weights: str
     kv_cache: str
     step_seconds: dict[int, float]
     """Of a step of so many single tokens; empty where nothing was measured, since hardly anybody speculates."""
@@ -127,6 +128,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         num_decode_graphs=len(sizes),
         quantization=config.quantization,
         quantization_note=kinds.note,
+        weights=kinds.weights if kinds.note else name,
         kv_cache=config.kv_cache,
         step_seconds=measure_steps(
             runner,

@@ -16,6 +16,7 @@ from services.worker.engine.attention.cell_layout import CellLayout
 from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.attention.low_precision_attention import LowPrecisionAttention
 from services.worker.engine.attention.step_layout import StepLayout
+from services.worker.engine.attention.triton_cells import TritonCells
 from services.worker.engine.checkpoints.model_config import Activation, DecoderConfig
 from services.worker.engine.checkpoints.rope_scaling import Rope
 from services.worker.engine.models.decoder_operators import DecoderOperators
@@ -29,6 +30,8 @@ from services.worker.engine.models.rope import rope_table
 from services.worker.engine.native.quantized_library import load_quantized_kernels
 
 _EMBEDDING = "model.embed_tokens.weight"
+_WITH_TRITON = ("triton", "flash-attn-2", "flash-attn-3")
+"""Backends of cards on which Triton's kernels run, too."""
 
 
 class Decoder:
@@ -47,10 +50,11 @@ class Decoder:
         linears = linears or PlainLinears(read)
         self.config = config
         self._attention = attention
-        kernels = load_quantized_kernels() if attention.name == "native" else None
-        self._low_precision = LowPrecisionAttention(attention, kernels)
         self._operators = operators
         embedding = read(_EMBEDDING)
+        kernels = load_quantized_kernels() if attention.name == "native" else None
+        has_triton = attention.name in _WITH_TRITON and embedding.device.type == "cuda"
+        self._low_precision = LowPrecisionAttention(attention, kernels, TritonCells() if has_triton else None)
         # In the model's dtype, as it was trained: in bfloat16 that is not the exact square root.
         self._embedding_scale = torch.tensor(config.embedding_scale).to(embedding)
         gate = operators.gelu_multiply if config.activation is Activation.GELU else operators.silu_multiply

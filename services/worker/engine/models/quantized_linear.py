@@ -5,6 +5,7 @@ All of them equal `DequantizingLinear` up to the rounding of sums; none lets a r
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Protocol
 
 import torch
@@ -21,6 +22,7 @@ from services.worker.engine.models.quantized_reference import DequantizingLinear
 from services.worker.engine.models.quantized_triton import TritonLinear, can_run_on_triton
 from services.worker.engine.native.quantized_library import load_quantized_kernels
 from services.worker.engine.quantization.quantized_tensor import QuantizedTensor
+from services.worker.engine.quantization.scheme import NumberFormat
 from services.worker.engine.triton_kernels.availability import why_no_triton
 
 
@@ -48,13 +50,20 @@ class QuantizedLinears:
         self._has_triton = device.type == "cuda" and not why_no_triton(device, capability)
         self._expand_from_rows: dict[tuple[int, bool], int] = {}
         self._counts: dict[str, int] = {}
+        self._schemes: Counter[str] = Counter()
         self._num_bytes = 0
 
     def make(self, weight: QuantizedTensor, bias: torch.Tensor | None, *, wide_output: bool) -> QuantizedLinear:
         linear = self._choose(weight, bias, wide_output)
         self._counts[linear.name] = self._counts.get(linear.name, 0) + 1
+        self._schemes[_described(weight)] += 1
         self._num_bytes += linear.num_bytes
         return linear
+
+    @property
+    def weights(self) -> str:
+        """What most matrices are kept in: `int4-g64-asym`, `-a8` where inputs are rounded, too; empty without any."""
+        return self._schemes.most_common(1)[0][0] if self._schemes else ""
 
     @property
     def note(self) -> str:
@@ -79,3 +88,14 @@ class QuantizedLinears:
         if self._has_triton and can_run_on_triton(weight, self._dtype):
             return TritonLinear(weight, bias, device=self._device, wide_output=wide_output)
         return DequantizingLinear(weight.to(self._device), bias, wide_output=wide_output)
+
+
+def _described(weight: QuantizedTensor) -> str:
+    scheme = weight.scheme
+    is_integer = scheme.number_format is NumberFormat.INTEGER
+    group = "" if scheme.group_size is None else f"-g{scheme.group_size}"
+    # A minimum (GGUF's Q4_1 and Q4_K) is a zero point that is a float.
+    asymmetric = "" if weight.zero_points is None and weight.minimums is None else "-asym"
+    activations = "" if weight.activations is None else f"-a{weight.activations.bits}"
+    name = f"int{scheme.bits}" if is_integer else "fp8" if "e4m3" in scheme.number_format else "fp8e5m2"
+    return f"{name}{group}{asymmetric}{activations}"

@@ -37,7 +37,7 @@ def paged_decode(
     block_size, num_kv_heads = keys.shape[1], keys.shape[2]
     if num_splits is None:
         capacity = min(block_tables.shape[1] * block_size, window or block_tables.shape[1] * block_size)
-        num_splits = choose_splits(num_sequences * num_kv_heads, capacity, _num_processors(queries.device))
+        num_splits = choose_splits(num_sequences * num_kv_heads, capacity, num_processors(queries.device))
     partials = torch.empty(
         (num_sequences, num_heads, num_splits, head_size), dtype=torch.float32, device=queries.device
     )
@@ -91,7 +91,7 @@ def choose_splits(num_programs: int, capacity_tokens: int, num_processors: int) 
     return max(1, min(wanted, capacity_tokens // _MIN_SPLIT_TOKENS, _MAX_SPLITS))
 
 
-def _num_processors(device: torch.device) -> int:
+def num_processors(device: torch.device) -> int:
     if device.type != "cuda" or not torch.cuda.is_available():
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -33,6 +33,17 @@ def test_the_default_pool_wins_else_the_first_by_name(directory: FleetDirectory)
     assert directory.pool_of("tiny") == "default"
 
 
+def test_a_model_tells_in_which_numbers_it_is_served_and_by_how_many(directory: FleetDirectory) -> None:
+    for name, weights in (("a", "int8-a8"), ("b", "int4-g64"), ("c", "int4-g64")):
+        directory.observe(heartbeat(worker_id=WorkerId(name), weights=weights, kv_cache="int8", dtype="bfloat16"))
+    directory.observe(heartbeat(worker_id=WorkerId("d"), weights="int2", state=WorkerState.STARTING))
+    (model,) = directory.models()
+    assert [(kind.weights, kind.kv_cache, kind.dtype, kind.workers) for kind in model.served_as] == [
+        ("int4-g64", "int8", "bfloat16", 2),
+        ("int8-a8", "int8", "bfloat16", 1),
+    ]
+
+
 def test_nothing_heard_yet_is_not_an_unknown_model(directory: FleetDirectory) -> None:
     with pytest.raises(NoWorkerReady):
         directory.pool_of("tiny")

@@ -63,6 +63,10 @@ def test_a_shared_scope_is_checked_when_the_service_reads_it() -> None:
         reject_unknown_variables({"PENSTOCK_KAFKA_BOOTSTRAP_SERVER": "h:1"}, PumpSettings, KafkaSettings)
 
 
+def test_where_a_machine_keeps_what_is_compiled_for_it_is_no_services_setting() -> None:
+    reject_unknown_variables({"PENSTOCK_CACHE": "/var/cache/penstock"}, PumpSettings)
+
+
 def test_a_name_unlike_all_others_is_refused_without_a_guess() -> None:
     with pytest.raises(UnknownSetting) as refusal:
         reject_unknown_variables({"PENSTOCK_" + 60 * "Q": "1"}, PumpSettings)

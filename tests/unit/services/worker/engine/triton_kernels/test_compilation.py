@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[6]
-KERNELS = {"_attend_split", "_combine_splits", "_attend_tile", "_rotate_head", "_normalise_row", "_multiply_gate"}
+KERNELS = {
+    "_attend_split",
+    "_attend_split_of_cells",
+    "_attend_tile",
+    "_combine_splits",
+    "_multiply_codes",
+    "_multiply_gate",
+    "_normalise_row",
+    "_rotate_head",
+    "_round_span",
+    "_write_cell",
+}
 SHARED_BYTES_OF_A_SMALL_CARD = 100 << 10
 
 
@@ -30,6 +41,6 @@ def test_every_kernel_compiles_and_fits_the_shared_memory(
     tmp_path: Path, num_shapes: int, capabilities: list[str]
 ) -> None:
     found = compile_kernels(tmp_path, str(num_shapes), *capabilities)
-    assert len(found) == 8 * num_shapes * len(capabilities)
+    assert len(found) == 19 * num_shapes * len(capabilities)
     assert {kernel for kernel, _, _ in found} == KERNELS
     assert all(code > 1000 and shared <= SHARED_BYTES_OF_A_SMALL_CARD for _, code, shared in found)
