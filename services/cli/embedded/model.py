@@ -18,7 +18,7 @@ DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
 
 
 KEEP = "keep"
-_METHOD = re.compile(r"(?P<method>awq|gptq|smoothquant|fp8)(-int(?P<bits>[248]))?(-g(?P<group>\d+))?")
+_METHOD = re.compile(r"(?P<method>awq|gptq|smoothquant|fp8)(-int(?P<bits>[248]))?(-g(?P<group>\d+))?(-a(?P<inputs>8))?")
 
 
 async def resolve_quantized(model: str, quantization: str, *, data_dir: Path) -> tuple[Path, str, str]:
@@ -80,6 +80,8 @@ async def quantize_model(source: Path, directory: Path, wanted: re.Match[str]) -
         options += ["--bits", wanted["bits"]]
     if wanted["group"]:
         options += ["--group-size", wanted["group"]]
+    if wanted["inputs"]:
+        options += ["--activation-bits", wanted["inputs"]]
     if await _run("quantize_model", str(source), "--out", str(directory), *options) != 0:
         raise CommandFailed(f"the model {source} could not be quantized into {directory}")
 

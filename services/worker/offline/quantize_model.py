@@ -85,7 +85,7 @@ def _command(
     ] = -1,
     symmetric: Annotated[bool | None, typer.Option(help="Without zero points; unset: for 8 bits.")] = None,
     activation_bits: Annotated[
-        int | None, typer.Option(help="8: inputs are rounded too; unset: for smoothquant.")
+        int | None, typer.Option(help="8: inputs are rounded, too, per token and group; unset: for smoothquant.")
     ] = None,
     calibration: Annotated[Path | None, typer.Option(help="A text file; unset: English that Python brings.")] = None,
     sequences: Annotated[int, typer.Option(min=1, help="Pieces of the text that are used.")] = 96,

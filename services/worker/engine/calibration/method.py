@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -49,8 +49,15 @@ class LayerScheme:
         self.weights.num_groups(num_columns)  # raises: nothing divides
         return self.weights
 
+    def activations_for(self, num_columns: int) -> QuantizationScheme | None:
+        """Groups of inputs are those of the weights. Raises QuantizationError."""
+        if self.activations is None or self.activations.group_size is None:
+            return self.activations
+        return replace(self.activations, group_size=self.for_columns(num_columns).group_size)
+
     def finish(self, tensor: QuantizedTensor) -> QuantizedTensor:
-        return tensor if self.activations is None else with_activations(tensor, self.activations)
+        activations = self.activations_for(tensor.shape[1])
+        return tensor if activations is None else with_activations(tensor, activations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

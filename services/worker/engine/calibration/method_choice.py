@@ -20,7 +20,10 @@ _BYTE = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationChoice:
-    """None is the method's own choice. `group_size` 0 is one scale for each row."""
+    """None is the method's own choice. `group_size` 0 is one scale for each row.
+
+    Inputs of 8 bits have a scale for each token, and for each group of columns where weights have groups.
+    """
 
     method: str
     bits: int | None = None
@@ -35,12 +38,13 @@ def choose_method(choice: QuantizationChoice, *, dtype: str) -> tuple[Quantizati
         raise UnsupportedScheme(f"{choice.method!r} is not one of {', '.join(METHODS)}")
     has_byte_inputs = choice.method == "smoothquant"
     if choice.activation_bits is not None:
-        if choice.activation_bits != _BYTE or choice.method not in ("rtn", "smoothquant"):
-            raise UnsupportedScheme("inputs can have 8 bits with rtn and smoothquant, else they are not rounded")
+        if choice.activation_bits != _BYTE or choice.method == "fp8":
+            raise UnsupportedScheme("inputs can have 8 bits beside integer weights, else they are not rounded")
         has_byte_inputs = True
+    weights = _float8(choice) if choice.method == "fp8" else _integers(choice)
     scheme = LayerScheme(
-        weights=_float8(choice) if choice.method == "fp8" else _integers(choice),
-        activations=integers(_BYTE) if has_byte_inputs else None,
+        weights=weights,
+        activations=integers(_BYTE, group_size=weights.group_size) if has_byte_inputs else None,
         scale_dtype=getattr(torch, dtype),
     )
     return _METHODS[choice.method](scheme), scheme
@@ -54,8 +58,8 @@ def _integers(choice: QuantizationChoice) -> QuantizationScheme:
     if group_size is None and bits != _BYTE:
         group_size = _DEFAULT_GROUP_SIZE
     is_symmetric = bits == _BYTE if choice.is_symmetric is None else choice.is_symmetric
-    if choice.method == "smoothquant" and (group_size or not is_symmetric):
-        raise UnsupportedScheme("smoothquant's weights are symmetric, with one scale for each row")
+    if choice.method == "smoothquant" and not is_symmetric:
+        raise UnsupportedScheme("smoothquant's weights are symmetric")
     return integers(bits, group_size=group_size or None, is_symmetric=is_symmetric)
 
 

@@ -25,7 +25,7 @@ _SMALLEST = 1e-5
 
 
 class SmoothQuant:
-    """W8A8: weights per row, activations per token."""
+    """W8A8: weights per row, activations per token; or both per group of columns, too."""
 
     needs_calibration = True
 
@@ -55,7 +55,7 @@ class SmoothQuant:
         weight = torch.cat([weights[f"{name}.weight"].float() for name in shape.linears])
         inputs = seen.samples()
         expected = inputs @ weight.T
-        activations = self._scheme.activations or integers(8)
+        activations = self._scheme.activations_for(weight.shape[1]) or integers(8)
         magnitudes = shared_per_kv_head(seen.abs_max, shape, config).clamp(min=_SMALLEST)
         peaks = weight.abs().amax(dim=0)
         peaks = shared_per_kv_head(peaks, shape, config).clamp(min=_SMALLEST)

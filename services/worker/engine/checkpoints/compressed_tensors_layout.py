@@ -153,8 +153,8 @@ def _read_activations(group: ConfigFields) -> QuantizationScheme | None:
     activations = group.section("input_activations")
     if activations is None:
         return None
-    if activations.raw.get("dynamic") is not True or activations.raw.get("strategy") != "token":
-        raise activations.error("dynamic", "only activations quantized while running, per token, are supported")
+    if activations.raw.get("dynamic") is not True or activations.raw.get("strategy") not in ("token", "group"):
+        raise activations.error("dynamic", "only activations quantized while running, per token or group, are read")
     return _read_scheme(activations)
 
 

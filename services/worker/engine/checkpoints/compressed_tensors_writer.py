@@ -6,6 +6,7 @@ Source: the compressed-tensors package 0.20 (quantization/quant_config.py, compr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def quantization_config(
         groups[f"group_{number}"] = {
             "targets": [_MOST_NAMED_TARGETS] if number == 0 else _patterns(targets[scheme]),
             "weights": _arguments(scheme, is_dynamic=False),
-            "input_activations": None if activations is None else _arguments(activations, is_dynamic=True),
+            "input_activations": _input_arguments(scheme, activations),
             "output_activations": None,
             "format": stored_format(scheme),
         }
@@ -78,9 +79,16 @@ def quantization_config(
     }
 
 
+def _input_arguments(weights: QuantizationScheme, activations: QuantizationScheme | None) -> dict[str, Any] | None:
+    """Where inputs have groups they are those of the weights, which differ by width."""
+    if activations is not None and activations.group_size is not None:
+        activations = replace(activations, group_size=weights.group_size)
+    return None if activations is None else _arguments(activations, is_dynamic=True)
+
+
 def _arguments(scheme: QuantizationScheme, *, is_dynamic: bool) -> dict[str, Any]:
     """Of dynamic ones a row is a token."""
-    strategy = "token" if is_dynamic else scheme.granularity.value
+    strategy = "token" if is_dynamic and scheme.group_size is None else scheme.granularity.value
     return {
         "num_bits": scheme.bits,
         "type": "int" if scheme.number_format is NumberFormat.INTEGER else "float",

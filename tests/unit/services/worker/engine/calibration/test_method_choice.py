@@ -34,16 +34,28 @@ def test_each_method_has_its_own_defaults(
     assert scheme.scale_dtype is torch.bfloat16
 
 
+@pytest.mark.parametrize("method", ["rtn", "smoothquant", "awq", "gptq"])
+def test_groups_of_inputs_are_those_of_the_weights_whatever_the_width(method: str) -> None:
+    bits = None if method == "smoothquant" else 8
+    choice = QuantizationChoice(method=method, bits=bits, group_size=128, activation_bits=8)
+    _, scheme = choose_method(choice, dtype="bfloat16")
+    assert scheme.activations == integers(8, group_size=128)
+    assert [scheme.activations_for(columns) for columns in (1536, 576)] == [
+        integers(8, group_size=128),
+        integers(8, group_size=96),
+    ]
+
+
 @pytest.mark.parametrize(
     ("choice", "problem"),
     [
         ({"method": "magic"}, "'magic' is not one of rtn, smoothquant, awq, gptq, fp8"),
         ({"method": "awq", "bits": 3}, "3 bits are not supported"),
         ({"method": "smoothquant", "bits": 4}, "smoothquant makes weights and inputs of 8 bits"),
-        ({"method": "smoothquant", "group_size": 64}, "one scale for each row"),
+        ({"method": "smoothquant", "is_symmetric": False}, "smoothquant's weights are symmetric"),
         ({"method": "fp8", "bits": 4}, "fp8 has 8 bits"),
         ({"method": "fp8", "is_symmetric": False}, "no zero point"),
-        ({"method": "gptq", "activation_bits": 8}, "inputs can have 8 bits with rtn and smoothquant"),
+        ({"method": "fp8", "activation_bits": 8}, "inputs can have 8 bits beside integer weights"),
         ({"method": "rtn", "activation_bits": 4}, "inputs can have 8 bits"),
     ],
 )
