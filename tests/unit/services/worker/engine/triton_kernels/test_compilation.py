@@ -35,7 +35,10 @@ def compile_kernels(cache: Path, *arguments: str) -> list[tuple[str, int, int]]:
 
 @pytest.mark.parametrize(
     ("num_shapes", "capabilities"),
-    [(1, ["80"]), pytest.param(3, ["80", "90", "100"], marks=[pytest.mark.slow, pytest.mark.timeout(600)])],
+    [
+        pytest.param(1, ["80"], marks=pytest.mark.timeout(600)),
+        pytest.param(3, ["80", "90", "100"], marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+    ],
 )
 def test_every_kernel_compiles_and_fits_the_shared_memory(
     tmp_path: Path, num_shapes: int, capabilities: list[str]
