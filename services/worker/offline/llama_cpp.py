@@ -32,7 +32,7 @@ def make_file(python: Path, model: Path, kind: str, directory: Path) -> Path:
     target = directory / f"{model.name}-{kind}.gguf"
     if not target.exists():
         part = target.with_suffix(".part")
-        command = [str(python), str(_SCRIPT), "--quantize", str(plain), str(part), kind]
+        command = [str(python), "-P", str(_SCRIPT), "--quantize", str(plain), str(part), kind]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode != 0:
             raise LlamaCppFailed(f"{python} cannot quantize with llama.cpp: {finished.stderr.strip()[-500:]}")
@@ -57,7 +57,7 @@ class LlamaCpp:
         environment.pop("PYTHONPATH", None)
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [str(python), str(_SCRIPT), str(file), str(num_threads)],
+            [str(python), "-P", str(_SCRIPT), str(file), str(num_threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -6,7 +6,7 @@ Importing this imports no Triton; making `TritonCells` does.
 import torch
 
 from services.worker.engine.attention.attention_rule import AttentionRule
-from services.worker.engine.attention.cell_layout import CellLayout
+from services.worker.engine.attention.cell_layout import INT4_SPAN, CellLayout
 from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.attention.step_layout import StepLayout
 
@@ -20,7 +20,7 @@ class TritonCells:
         self._write = write_cells
 
     def write(self, target: torch.Tensor, source: torch.Tensor, slots: torch.Tensor, cells: CellLayout) -> None:
-        self._write(target, source, slots, cells)
+        self._write(target, source, slots, cell_format=int(cells.format), span=INT4_SPAN)
 
     def attend(
         self, queries: torch.Tensor, cells: CellLayout, cache: LayerCache, layout: StepLayout, rule: AttentionRule
@@ -33,7 +33,8 @@ class TritonCells:
             cache.values,
             tables,
             contexts,
-            cells,
+            cell_format=int(cells.format),
+            span=INT4_SPAN,
             scale=rule.scale,
             window=rule.window,
             soft_cap=rule.soft_cap,

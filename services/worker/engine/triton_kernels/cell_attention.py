@@ -9,7 +9,6 @@ import torch
 import triton
 import triton.language as tl
 
-from services.worker.engine.attention.cell_layout import INT4_SPAN, CellLayout
 from services.worker.engine.triton_kernels.availability import is_interpreted
 from services.worker.engine.triton_kernels.coded_matmul import float8_number
 from services.worker.engine.triton_kernels.paged_decode import _combine_splits, choose_splits, num_processors
@@ -21,22 +20,28 @@ _FP8: tl.constexpr = tl.constexpr(2)
 """Of `CellFormat`; what is left is INT4."""
 
 
-def write_cells(target: torch.Tensor, source: torch.Tensor, slots: torch.Tensor, cells: CellLayout) -> None:
-    """source [T, K, D] -> the cells `slots` [T] of target uint8 [N, P, K, bytes]. Slot -1 is written nowhere."""
+def write_cells(
+    target: torch.Tensor, source: torch.Tensor, slots: torch.Tensor, *, cell_format: int, span: int
+) -> None:
+    """source [T, K, D] -> the cells `slots` [T] of target uint8 [N, P, K, bytes]. Slot -1 is written nowhere.
+
+    `cell_format` is a `CellFormat`; INT4 has a scale for every `span` dimensions.
+    """
     num_tokens, num_kv_heads, head_size = source.shape
+    num_spans = triton.cdiv(head_size, span)
     _write_cell[(num_tokens, num_kv_heads)](
         target,
         source,
         slots,
         source.stride(0),
         source.stride(1),
-        FORMAT=int(cells.format),
+        FORMAT=cell_format,
         HEAD=head_size,
         HALF_PADDED=triton.next_power_of_2(head_size // 2),
-        NUM_SPANS=cells.num_spans,
-        SPANS_PADDED=triton.next_power_of_2(cells.num_spans),
-        SPAN=INT4_SPAN,
-        CELL_BYTES=cells.num_bytes,
+        NUM_SPANS=num_spans,
+        SPANS_PADDED=triton.next_power_of_2(num_spans),
+        SPAN=span,
+        CELL_BYTES=target.shape[3],
     )
 
 
@@ -46,8 +51,9 @@ def attend_cells(
     values: torch.Tensor,
     block_tables: torch.Tensor,
     context_lengths: torch.Tensor,
-    cells: CellLayout,
     *,
+    cell_format: int,
+    span: int,
     scale: float,
     window: int | None,
     soft_cap: float | None,
@@ -86,10 +92,10 @@ def attend_cells(
         BLOCK=block_size,
         TILE=tile_tokens,
         HAS_CAP=soft_cap is not None,
-        FORMAT=int(cells.format),
-        NUM_SPANS=cells.num_spans,
-        SPAN=INT4_SPAN,
-        CELL_BYTES=cells.num_bytes,
+        FORMAT=cell_format,
+        NUM_SPANS=triton.cdiv(head_size, span),
+        SPAN=span,
+        CELL_BYTES=keys.shape[3],
         IS_INTERPRETED=is_interpreted(),
     )
     _combine_splits[(num_sequences * num_heads,)](

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from services.worker.engine.attention.attention_rule import AttentionRule
-from services.worker.engine.attention.cell_layout import CellLayout
+from services.worker.engine.attention.cell_layout import INT4_SPAN, CellLayout
 from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.attention.low_precision_attention import LowPrecisionAttention
 from services.worker.engine.attention.reference_attention import ReferenceAttention
@@ -96,10 +96,9 @@ def test_splits_of_a_context_change_nothing(num_splits: int) -> None:
     case = make_case([(1, 200)], heads=2, kv_heads=1, head_size=32, block_size=16, dtype=torch.float32)
     cells, cache = in_cells(case, CellFormat.INT8)
     options = {"scale": case.rule.scale, "window": None, "soft_cap": None, "num_splits": num_splits, "tile_tokens": 16}
+    options |= {"cell_format": int(cells.format), "span": INT4_SPAN}
     layout = case.layout
-    found = attend_cells(
-        case.queries, cache.keys, cache.values, layout.block_tables, layout.context_lengths, cells, **options
-    )
+    found = attend_cells(case.queries, cache.keys, cache.values, layout.block_tables, layout.context_lengths, **options)
     keys, values = cells.decode(cache.keys, torch.float32), cells.decode(cache.values, torch.float32)
     expected = ReferenceAttention().attend(case.queries, keys, values, layout, case.rule)
     torch.testing.assert_close(found.flatten(1), expected, rtol=1e-4, atol=1e-5)
