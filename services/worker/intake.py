@@ -314,7 +314,8 @@ class Intake:
             # Its log is another engine's: a worker with those weights may poll another partition.
             if not work.has_seen_foreign:
                 work.has_seen_foreign = True
-                self._say_foreign(work, claim)
+                ours, theirs = self._engine_fingerprint(), claim.engine
+                _log.warning("stream_of_another_engine", request_id=work.request_id, ours=ours, theirs=theirs)
                 return False
             return await self._pass_on(work)
         elif isinstance(claim, Conflict):
@@ -324,15 +325,6 @@ class Intake:
             assert isinstance(claim, Held | Recovering)
             return False
         return True
-
-    def _say_foreign(self, work: Work, claim: Foreign) -> None:
-        _log.warning(
-            "stream_of_another_engine",
-            request_id=work.request_id,
-            its_engine=claim.engine,
-            this_engine=self._engine_fingerprint(),
-            advice="passed on: only a worker with the same weights and numerics may go on with a running stream",
-        )
 
     def _may_run(self, work: Work, claim: Run) -> bool:
         """Who would be given up after one more loss runs with no other such: only the guilty one dies again.
