@@ -35,7 +35,10 @@ def scaled_plan(directory: Path) -> StackPlan:
 
 async def keda_reads(client: httpx.AsyncClient) -> int:
     """As KEDA's metrics-api scaler does: `valueLocation: desired_workers` of GET /scaling/default."""
-    return int((await client.get("/scaling/default")).json()["desired_workers"])
+    async with asyncio.timeout(30):
+        while not (response := await client.get("/scaling/default")).is_success:
+            await asyncio.sleep(0.1)  # the supervisor has not decided yet
+    return int(response.json()["desired_workers"])
 
 
 async def num_ready(client: httpx.AsyncClient) -> int:
