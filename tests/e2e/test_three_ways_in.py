@@ -21,6 +21,7 @@ Body = dict[str, Any]
 SCHEMA = {"type": "object", "properties": {"level": {"enum": [1, 2]}}, "required": ["level"]}
 SCHEMA["additionalProperties"] = False
 TOOL = {"type": "function", "function": {"name": "open_gate", "parameters": SCHEMA}}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 IMPOSSIBLE = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string", "enum": [1]}}}
 
 
@@ -42,11 +43,11 @@ ANSWERED: dict[str, Body] = {
     "echo": completion(echo=True, logprobs=0),
     "best of": completion(n=2, best_of=4, temperature=1.0, seed=5),
     "several prompts of token ids": completion(prompt=[[5, 6, 7], [8, 9]], logprobs=1),
-    "json schema": chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}),
+    "json schema": chat(response_format=FORMAT, seed=6),
     "json object": chat(response_format={"type": "json_object"}, max_tokens=60, seed=1),
     "choice": completion(guided_choice=["weir", "sluice"], n=3, temperature=1.0, seed=2),
     "lark": completion(structured_outputs={"grammar": 'start: "pool" | "pond"'}),
-    "tool": chat(tools=[TOOL], tool_choice="required", max_tokens=95, parallel_tool_calls=False),
+    "tool": chat(tools=[TOOL], tool_choice="required", max_tokens=95, parallel_tool_calls=False, seed=7),
 }
 REFUSED: dict[str, tuple[Body, str]] = {
     "chats are not echoed": (chat(echo=True), "echo"),
@@ -100,13 +101,29 @@ def _endpoint(body: Body) -> str:
 
 
 def said(answer: Body) -> tuple[Any, Any]:
-    """What does not depend on when and under which id it was said."""
+    """What does not depend on when and under which id it was said, nor on whose prompt was in the cache by then."""
     assert "error" not in answer, answer
     choices = json.loads(json.dumps(answer["choices"]))
     for choice in choices:
         for call in choice.get("message", {}).get("tool_calls") or []:
             call.pop("id")
-    return choices, answer["usage"]
+    return choices, {name: value for name, value in answer["usage"].items() if name != "prompt_tokens_details"}
+
+
+def assert_alike(found: Any, expected: Any, path: str = "") -> None:
+    """Equal, but for the last digits of log-probabilities, which depend on who else was in the batch."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        assert found.keys() == expected.keys(), path
+        for key in expected:
+            assert_alike(found[key], expected[key], f"{path}.{key}")
+    elif isinstance(expected, list | tuple) and isinstance(found, list | tuple):
+        assert len(found) == len(expected), path
+        for index, pair in enumerate(zip(found, expected, strict=True)):
+            assert_alike(*pair, f"{path}[{index}]")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=1e-3), path
+    else:
+        assert found == expected, path
 
 
 @pytest.mark.parametrize("name", ANSWERED)
@@ -114,7 +131,8 @@ async def test_the_same_is_said_by_every_way(
     name: str, stack: EmbeddedStack, topics: Topics, by_batch: dict[str, Body]
 ) -> None:
     over_http, over_kafka = await asyncio.gather(by_http(stack, ANSWERED[name]), by_kafka(topics, ANSWERED[name]))
-    assert said(over_http) == said(over_kafka) == said(by_batch[name])
+    assert_alike(said(over_http), said(by_batch[name]))
+    assert_alike(said(over_kafka), said(by_batch[name]))
     assert over_http["usage"]["prompt_tokens"] > 0
 
 

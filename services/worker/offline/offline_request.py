@@ -50,9 +50,10 @@ def prepare_prompts(request: InferenceRequest, tokenizer: Tokenizer | None, limi
         raise InvalidRequest("The prompt is empty.", param=field)
     longest, asked = max(map(len, prompts)), request.sampling.max_tokens
     if longest + (1 if asked is None else asked) > limits.max_model_tokens:
+        wanted = "" if asked is None else f" and up to {asked} for the answer"
         raise PromptTooLong(
-            f"This model's maximum context length is {limits.max_model_tokens} tokens; you asked for {longest} "
-            f"in the {field} and {asked or 'at least 1'} for the answer.",
+            f"This model's maximum context length is {limits.max_model_tokens} tokens; "
+            f"you asked for {longest} tokens in the {field}{wanted}.",
             param=field,
         )
     return PreparedPrompts(token_ids=prompts, max_tokens=limits.max_model_tokens - longest if asked is None else asked)
