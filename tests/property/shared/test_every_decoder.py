@@ -23,6 +23,7 @@ from services.worker.offline.batch_lines import read_line
 from shared.contracts import api_key_codec, fleet_codec, outcome_codec, request_codec
 from shared.contracts.errors import InvalidRequest, PlatformError, PoisonMessage
 from shared.contracts.requests import RequestKind
+from shared.contracts.schema_version import parse_version
 from shared.ledger import wire
 from shared.messaging.offset_tracker import decode_finished
 from shared.openai.requests import parse_request
@@ -54,6 +55,7 @@ DECODERS: dict[str, tuple[Decode, tuple[type[Exception], ...]]] = {
     "decode_finished": (as_text(lambda text: decode_finished(7, text)), ()),
     "parse_tenant_limits": (as_text(parse_tenant_limits), (InvalidTenantLimits,)),
     "parse_tenant_weights": (as_text(parse_tenant_weights), (InvalidTenantLimits,)),
+    "parse_version": (as_text(parse_version), ()),
     "parse_event_id": (as_text(parse_event_id), (InvalidRequest,)),
     # What follows is read from our own processes only; a refusal by its library is answered by the loop around it.
     "decode_chunks": (lambda data: wire.decode_chunks([data]), _FOREIGN_BYTES),
