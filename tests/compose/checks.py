@@ -55,6 +55,11 @@ def eventually(what: str, look: Callable[[], _Found | None], seconds: float = _W
         time.sleep(0.5)
 
 
+def has_ended_well(containers: Containers, name: str) -> bool:
+    state = containers.inspect(name)["State"]
+    return not state["Running"] and state["Status"] == "exited" and state["ExitCode"] == 0
+
+
 def ready() -> str:
     for url in (*GATEWAYS, *SUPERVISORS):
         eventually(f"{url} is ready", lambda url=url: httpx.get(f"{url}/readyz", timeout=5).status_code == 200)
