@@ -73,6 +73,13 @@ def test_compose_starts_every_service_of_ours_and_publishes_on_this_machine_only
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
+def test_prometheus_scrapes_every_service_of_ours_in_the_compose_stack() -> None:
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    ours = {name for name in services if name.split("-")[0] in {"gateway", "supervisor", "worker"}}
+    jobs = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    assert {name for job in jobs for found in job["dns_sd_configs"] for name in found["names"]} == ours
+
+
 def test_docker_files_copy_only_what_exists() -> None:
     for dockerfile in (ROOT / "deploy" / "docker").glob("*.Dockerfile"):
         for line in dockerfile.read_text().splitlines():
