@@ -6,6 +6,7 @@ DELETE, `penstock-deadline-ms`.
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import time
@@ -52,16 +53,18 @@ class HttpLoad:
     async def _read_to_the_end(self, ask: Ask) -> None:
         first = self._rng.randrange(len(self._urls))
         last_event_id: list[str] = []
-        give_up_at = time.monotonic() + self._patience_seconds
-        for attempt in range(10_000):
-            if ask.ended_at is not None or ask.problems or time.monotonic() > give_up_at:
-                return
-            url = self._urls[(first + attempt) % len(self._urls)]
-            if attempt:
-                ask.num_reconnects += ask.request_id is not None
-                await asyncio.sleep(_PAUSE_SECONDS)
-            with contextlib.suppress(httpx.TransportError):
-                await self._read(ask, url, last_event_id)
+        # A lost request's stream is kept open by pings: only our patience ends it.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience_seconds):
+                for attempt in itertools.count():
+                    if ask.ended_at is not None or ask.problems:
+                        return
+                    url = self._urls[(first + attempt) % len(self._urls)]
+                    if attempt:
+                        ask.num_reconnects += ask.request_id is not None
+                        await asyncio.sleep(_PAUSE_SECONDS)
+                    with contextlib.suppress(httpx.TransportError):
+                        await self._read(ask, url, last_event_id)
 
     async def _end_early(self, ask: Ask, reading: asyncio.Task[None]) -> None:
         """After its time: cancel, or leave; leaving is not coming back."""
