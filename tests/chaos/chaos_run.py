@@ -28,6 +28,8 @@ from tests.chaos.rehearsal import rehearse
 from tests.chaos.report import Leftovers
 from tests.chaos.schedule import EVERY_FAULT, Fault, Strike, schedule
 
+_LEAST_PATIENCE_SECONDS = 90.0
+"""A client of a short run waits no less long than one of a long run: workers may be away for a minute."""
 REQUESTS = ("inference.requests.default.interactive", "inference.requests.default.bulk")
 RESULTS, DEAD_LETTERS = "inference.results", "inference.dead-letters"
 
@@ -93,7 +95,7 @@ class ChaosRun:
             http = HttpLoad(
                 stack.http_urls,
                 self._rng,
-                patience_seconds=plan.seconds + plan.settle_seconds,
+                patience_seconds=plan.seconds + max(plan.settle_seconds, _LEAST_PATIENCE_SECONDS),
                 cancel_by_record=posts.cancel,
             )
             exit_stack.push_async_callback(http.close)
