@@ -69,6 +69,8 @@ CHAT = InferenceRequest(
     tool_choice=ToolChoice.NAMED,
     tool_choice_name="look_up",
     parallel_tool_calls=False,
+    speculation="prompt-lookup",
+    prediction="a word of the world",
 )
 COMPLETION = InferenceRequest(
     kind=RequestKind.COMPLETION,
@@ -96,7 +98,13 @@ OUTCOME = InferenceOutcome(
             tool_calls=(ToolCall(id="call_2", name="look_up", arguments="{}"),),
         ),
     ),
-    usage=Usage(prompt_tokens=7, completion_tokens=2, cached_tokens=4),
+    usage=Usage(
+        prompt_tokens=7,
+        completion_tokens=2,
+        cached_tokens=4,
+        accepted_prediction_tokens=1,
+        rejected_prediction_tokens=3,
+    ),
     error=ErrorBody(message="too long", type="invalid_request_error", code="invalid_request", param="prompt"),
     return_token_ids=True,
     wants_logprobs=True,

@@ -99,10 +99,11 @@ def quantized(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path, dict[st
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("awq-int4", {"method": "awq", "bits": "4", "group": None}),
-        ("gptq-int2-g128", {"method": "gptq", "bits": "2", "group": "128"}),
-        ("smoothquant-int8", {"method": "smoothquant", "bits": "8", "group": None}),
-        ("fp8", {"method": "fp8", "bits": None, "group": None}),
+        ("awq-int4", {"method": "awq", "bits": "4", "group": None, "inputs": None}),
+        ("gptq-int2-g128", {"method": "gptq", "bits": "2", "group": "128", "inputs": None}),
+        ("smoothquant-int8", {"method": "smoothquant", "bits": "8", "group": None, "inputs": None}),
+        ("gptq-int8-g64-a8", {"method": "gptq", "bits": "8", "group": "64", "inputs": "8"}),
+        ("fp8", {"method": "fp8", "bits": None, "group": None, "inputs": None}),
     ],
 )
 async def test_a_method_quantizes_the_model_once_and_the_worker_keeps_what_was_made(
@@ -142,7 +143,7 @@ async def test_keep_imports_without_turning_weights_into_sixteen_bits(
 
 
 async def test_a_model_that_cannot_be_quantized_is_an_error(tmp_path: Path) -> None:
-    match = re.fullmatch(r"(?P<method>\w+)-int(?P<bits>\d)-g(?P<group>\d+)", "awq-int4-g32")
+    match = re.fullmatch(r"(?P<method>\w+)-int(?P<bits>\d)-g(?P<group>\d+)(-a(?P<inputs>8))?", "awq-int4-g32")
     assert match is not None
     with pytest.raises(CommandFailed, match="could not be quantized"):
         await quantize_model(tmp_path / "missing", tmp_path / "out", match)
