@@ -24,6 +24,7 @@ from services.cli.commands.offline import (
     bench_kv_cache,
     bench_memory,
     bench_quantization,
+    bench_speculation,
 )
 from services.cli.console import err, give_up, out, plain_errors, waiting
 
@@ -38,6 +39,7 @@ bench_app.command(name="kv-cache", context_settings=PASS_THROUGH)(bench_kv_cache
 bench_app.command()(routing)
 bench_app.command()(overload)
 bench_app.command()(scenarios)
+bench_app.command(name="speculation", context_settings=PASS_THROUGH)(bench_speculation)
 
 
 @bench_app.command()

@@ -62,6 +62,11 @@ def bench_quantization(context: typer.Context) -> None:
     _run("services.worker.offline.quantization_benchmark", context.args)
 
 
+def bench_speculation(context: typer.Context) -> None:
+    """Compare drafts with none: acceptance, tokens per target step, speed-up, and that no token changes."""
+    _run("services.worker.offline.speculation_benchmark", context.args)
+
+
 def _run(module: str, arguments: list[str]) -> None:
     try:
         command = [sys.executable, "-P", "-m", module, *arguments]

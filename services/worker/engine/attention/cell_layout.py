@@ -23,6 +23,8 @@ INT4_SPAN = 32
 _SCALE_BYTES = 4
 _TINY = torch.finfo(torch.float32).tiny
 _INT8_ZERO = 128
+_UPPER_ZERO = 120.5
+"""A half that is not read is taken for its middle, 7.5."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,7 @@ class CellLayout:
         """values [..., D], any float type -> uint8 [..., bytes]. What is not finite makes its scale NaN."""
         wide = values.float()
         match self.format:
-            case CellFormat.INT8:
+            case CellFormat.INT8 | CellFormat.INT8_UPPER:
                 scales = _scales(wide, 127.0)
                 codes = ((wide / scales).round().clamp(-127, 127).nan_to_num(0) + _INT8_ZERO).to(torch.uint8)
                 planes = [_in_halves(codes >> 4), _in_halves(codes & 15)]
@@ -65,6 +67,9 @@ class CellLayout:
             case CellFormat.INT8:
                 upper, lower = _of_halves(cells[..., : size // 2]), _of_halves(cells[..., size // 2 : size])
                 numbers = ((upper << 4) | lower).float() - _INT8_ZERO
+                return (numbers * _floats(cells[..., size:])).to(dtype)
+            case CellFormat.INT8_UPPER:
+                numbers = (_of_halves(cells[..., : size // 2]) << 4).float() - _UPPER_ZERO
                 return (numbers * _floats(cells[..., size:])).to(dtype)
             case CellFormat.FP8:
                 numbers = cells[..., :size].contiguous().view(torch.float8_e4m3fn).float()

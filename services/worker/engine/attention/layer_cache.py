@@ -1,10 +1,13 @@
 """Where one layer's keys and values lie. Knows neither sequences nor what is in the blocks."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import torch
 
 from services.worker.engine.attention.cell_layout import CellLayout
+from services.worker.engine.kv_cache.cell_format import CellFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,3 +21,9 @@ class LayerCache:
     values: torch.Tensor
     group: int
     cells: CellLayout | None = None
+
+    def drafts_view(self) -> LayerCache:
+        """The same memory as a draft reads it: of INT8 cells the upper halves."""
+        if self.cells is None or self.cells.format is not CellFormat.INT8:
+            return self
+        return replace(self, cells=replace(self.cells, format=CellFormat.INT8_UPPER))

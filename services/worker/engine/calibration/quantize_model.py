@@ -5,20 +5,35 @@ Memory holds one layer, its second moments and the text's hidden states; each la
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from services.worker.engine.calibration.layer_shape import Site, site_shapes
-from services.worker.engine.calibration.method import QuantizationMethod
-from services.worker.engine.calibration.quantized_checkpoint import QuantizedCheckpoint
+from services.worker.engine.calibration.method import QuantizationMethod, QuantizedLayer
 from services.worker.engine.calibration.reference_layer import ReferenceLayer, Weights
 from services.worker.engine.calibration.site_statistics import SiteStatistics
 from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
 from services.worker.engine.checkpoints.model_config import DecoderConfig
 from services.worker.engine.checkpoints.tensor_shapes import expected_shapes
 from services.worker.engine.checkpoints.weights import Checkpoint
+
+
+
+class WrittenLayers(Protocol):
+    """Where layers go as they are made, and come from for the next: a directory, or memory."""
+
+    def has_layer(self, index: int) -> bool: ...
+
+    def write_layer(self, index: int, layer: QuantizedLayer, weights: Weights) -> None: ...
+
+    def read_layer(self, index: int) -> Weights:
+        """Dequantized, float32: what was written last, or before."""
+
+    def finish(self, others: Mapping[str, torch.Tensor]) -> None: ...
+
 
 Progress = Callable[[int, int], None]
 """Called with layers done and layers in all, first with (0, all)."""
@@ -40,7 +55,7 @@ def check_can_quantize(checkpoint: Checkpoint, source: Path) -> None:
 def quantize_model(
     checkpoint: Checkpoint,
     method: QuantizationMethod,
-    written: QuantizedCheckpoint,
+    written: WrittenLayers,
     token_ids: torch.Tensor,
     *,
     progress: Progress | None = None,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from services.worker.engine.attention.layer_cache import LayerCache
+from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.batch import SampledToken, ScheduledBatch, ScheduledSequence, StepOutcome
 from services.worker.engine.device_transfer import select_rows, upload
 from services.worker.engine.execution.cache_memory import CacheMemory, CacheShape
@@ -63,6 +64,11 @@ class ModelRunner:
         self._cache = CacheMemory(cache_shape, groups, num_blocks=num_blocks + 1, device=device)
         self._num_groups = len(groups.groups)
         self._graphs: DecodeGraphs | None = None
+
+    @property
+    def layers(self) -> list[LayerCache]:
+        """Every layer's part of the cache: a draft may read and write there, too."""
+        return self._cache.layers
 
     @torch.inference_mode()
     def record_decode_graphs(self, capture: GraphCapture, *, max_rows: int, max_tokens: int) -> list[int]:

@@ -21,6 +21,8 @@ class CellFormat(IntEnum):
     INT8 = 1
     FP8 = 2
     INT4 = 3
+    INT8_UPPER = 4
+    """Cells of INT8 of which only the upper halves are read: how a draft sees them."""
 
 
 _FORMATS = {SIXTEEN_BIT: None, "int8": CellFormat.INT8, "fp8": CellFormat.FP8, "int4": CellFormat.INT4}

@@ -13,7 +13,7 @@
 #define TILE 16
 #define SPAN 32
 
-enum format { INT8 = 1, FP8 = 2, INT4 = 3 };
+enum format { INT8 = 1, FP8 = 2, INT4 = 3, INT8_UPPER = 4 };
 
 INLINE float widen(uint16_t x) {
     uint32_t bits = (uint32_t)x << 16;
@@ -78,6 +78,13 @@ INLINE void read_cell(float *restrict out, const uint8_t *restrict cell, enum fo
         return;
     }
     const uint8_t *upper = cell, *lower = cell + half;
+    if (format == INT8_UPPER) { /* a half that is not read is taken for its middle */
+        for (int64_t d = 0; d < half; d++) {
+            out[d] = rounded(((float)((upper[d] & 15) << 4) - 120.5f) * scale, is_wide);
+            out[d + half] = rounded(((float)(upper[d] & 0xF0) - 120.5f) * scale, is_wide);
+        }
+        return;
+    }
     for (int64_t d = 0; d < half; d++) {
         int32_t first = (upper[d] & 15) << 4 | (lower[d] & 15), second = (upper[d] & 0xF0) | lower[d] >> 4;
         out[d] = rounded((float)(first - 128) * scale, is_wide);
@@ -118,7 +125,7 @@ INLINE void write_cell(uint8_t *restrict cell, const float *restrict in, enum fo
         write_spans(cell, in, head_size);
         return;
     }
-    float largest = 0.0f, poison = 0.0f, highest = format == INT8 ? 127.0f : 448.0f;
+    float largest = 0.0f, poison = 0.0f, highest = format == FP8 ? 448.0f : 127.0f;
     for (int64_t d = 0; d < head_size; d++) {
         largest = fabsf(in[d]) > largest ? fabsf(in[d]) : largest;
         poison += in[d] * 0.0f;
@@ -236,6 +243,8 @@ void penstock_attend_cells(void *out, const void *queries, const uint8_t *keys, 
             ATTEND((enum format)format, 1);
         else if (format == INT8)
             ATTEND(INT8, 0);
+        else if (format == INT8_UPPER)
+            ATTEND(INT8_UPPER, 0);
         else if (format == INT4)
             ATTEND(INT4, 0);
         else

@@ -6,6 +6,7 @@ from services.worker.engine.config import EngineConfig, EngineRefused, Verifier
 from services.worker.engine.execution.model_loading import LoadedModel
 from services.worker.engine.speculation.draft_method import DraftContext, DraftMethod
 from services.worker.engine.speculation.prompt_lookup import PromptLookup
+from services.worker.engine.speculation.self_draft import build_int8_self, build_quantspec
 from services.worker.engine.speculation.speculation import NO_SPECULATION
 
 Builder = Callable[[DraftContext], DraftMethod]
@@ -16,7 +17,7 @@ def _prompt_lookup(context: DraftContext) -> DraftMethod:
 
 
 _ALWAYS: dict[str, Builder] = {"prompt-lookup": _prompt_lookup}
-_WHEN_ASKED: dict[str, Builder] = {}
+_WHEN_ASKED: dict[str, Builder] = {"quantspec": build_quantspec, "int8-self": build_int8_self}
 """They load weights or take memory."""
 
 

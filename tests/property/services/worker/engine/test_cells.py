@@ -42,6 +42,8 @@ def test_what_is_read_back_is_half_a_step_off_at_most(cell_format: CellFormat, h
     error = (cells.decode(encoded, torch.float32) - values).abs()
     if cell_format is CellFormat.INT8:
         limit = values.abs().amax(dim=-1, keepdim=True) / 254 * 1.001
+    elif cell_format is CellFormat.INT8_UPPER:  # half of a step sixteen times as wide
+        limit = values.abs().amax(dim=-1, keepdim=True) / 127 * 8 * 1.001
     elif cell_format is CellFormat.FP8:
         limit = values.abs() / 16 * 1.001 + values.abs().amax(dim=-1, keepdim=True) / 448 / 512
     else:  # half a step of a span, and what bfloat16 rounds off scale and minimum
@@ -49,7 +51,25 @@ def test_what_is_read_back_is_half_a_step_off_at_most(cell_format: CellFormat, h
             [values[:, d // 32 * 32 : d // 32 * 32 + 32].abs().amax(dim=-1) * 2 for d in range(head_size)], dim=1
         )
     assert bool((error <= limit + 1e-30).all())
-    assert torch.equal(cells.decode(cells.encode(torch.zeros(2, head_size)), torch.float32), torch.zeros(2, head_size))
+    zeros = cells.decode(cells.encode(torch.zeros(2, head_size)), torch.float32)
+    assert float(zeros.abs().max()) < 1e-36
+
+
+def test_the_upper_half_is_an_int4_of_the_same_bytes() -> None:
+    """One cache: what the draft reads and what the verification reads differ by less than one of its steps."""
+    values = numbers(3, 6, 64)
+    whole, upper = (CellLayout(format=f, head_size=64) for f in (CellFormat.INT8, CellFormat.INT8_UPPER))
+    encoded = whole.encode(values)
+    assert torch.equal(encoded, upper.encode(values))
+    scales = encoded[:, 64:].contiguous().view(torch.float32)
+    codes = ((upper.decode(encoded, torch.float32) / scales + 120.5) / 16).round()
+    assert codes.min() >= 0
+    assert codes.max() <= 15
+    difference = (whole.decode(encoded, torch.float32) - upper.decode(encoded, torch.float32)).abs()
+    assert bool((difference <= 7.5 * scales * 1.001).all())
+    lower_zeroed = encoded.clone()
+    lower_zeroed[:, 32:64] = 0
+    assert torch.equal(upper.decode(lower_zeroed, torch.float32), upper.decode(encoded, torch.float32))
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,241 @@
+"""What drafts bring: acceptance, tokens per target step, speed-up over none, by method, length, temperature and task.
+
+`python -P -m services.worker.offline.speculation_benchmark --model DIR`. With and without drafts in turn on one engine,
+so that both see the same machine; the tokens of both are compared.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from services.worker.engine.config import EngineConfig, Verifier
+from services.worker.engine.engine import Engine
+from services.worker.offline.speculation_run import (
+    Run,
+    answer,
+    equal_share,
+    expected_tokens,
+    predicted_speed_up,
+)
+from services.worker.offline.speculation_tasks import LONG_TOKENS, TASKS, task_prompts
+from shared.tokenization.tokenizer import Tokenizer
+from shared.tokenization.tokenizer_error import TokenizerError
+
+_METHODS = "quantspec,int8-self,prompt-lookup"
+_NONE = "none"
+_BLOCK_TOKENS = 16
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    model: Path
+    methods: tuple[str, ...]
+    lengths: tuple[int, ...]
+    temperatures: tuple[float, ...]
+    tasks: tuple[str, ...]
+    batches: tuple[int, ...]
+    verifiers: tuple[str, ...]
+    kv_cache: str
+    output_tokens: int
+    num_threads: int | None
+    context_tokens: int = LONG_TOKENS
+    repeats: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """`length` 0 is the baseline. Rates are of decode steps; the draft's and the step's times are of one step."""
+
+    method: str
+    length: int
+    verifier: str
+    temperature: float
+    task: str
+    batch: int
+    acceptance: float
+    tokens_per_target_step: float
+    expected_tokens_per_step: float
+    tokens_per_second: float
+    speed_up: float
+    predicted_speed_up: float
+    draft_ms: float
+    verify_ms: float
+    equal_share: float
+
+
+def run_benchmark(plan: Plan, report: Report) -> list[Row]:
+    """Raises CheckpointError, TokenizerError, ValueError."""
+    tokenizer = Tokenizer.from_directory(plan.model)
+    rows: list[Row] = []
+    for method in plan.methods:
+        for verifier in plan.verifiers:
+            for length in plan.lengths:
+                report(f"{method}, {length} tokens, {verifier}")
+                rows += _rows_of(plan, tokenizer, method, verifier, length, with_baseline=not rows)
+                gc.collect()
+    return rows
+
+
+def _rows_of(
+    plan: Plan, tokenizer: Tokenizer, method: str, verifier: str, length: int, *, with_baseline: bool
+) -> list[Row]:
+    engine = _load(plan, method, verifier, length)
+    rows = []
+    for task in plan.tasks:
+        for batch in plan.batches:
+            prompts = task_prompts(task, tokenizer, batch, context_tokens=plan.context_tokens)
+            for temperature in plan.temperatures:
+                without, run = _fastest(engine, prompts, plan, temperature, method)
+                place = {"verifier": verifier, "temperature": temperature, "task": task, "batch": batch}
+                if with_baseline:
+                    rows.append(_row(_NONE, 0, without, without, **place))
+                rows.append(_row(method, length, run, without, **place))
+    return rows
+
+
+def _fastest(
+    engine: Engine, prompts: list[list[int]], plan: Plan, temperature: float, method: str
+) -> tuple[Run, Run]:
+    """Without and with drafts in turn; of each the fastest."""
+    found: dict[str, list[Run]] = {_NONE: [], method: []}
+    for _ in range(plan.repeats):
+        for name in found:
+            run = answer(
+                engine, prompts, temperature=temperature, output_tokens=plan.output_tokens, method=name
+            )
+            found[name].append(run)
+    fastest = [max(runs, key=lambda run: run.tokens_per_second) for runs in found.values()]
+    return fastest[0], fastest[1]
+
+
+def _row(method: str, length: int, run: Run, without: Run, **place: object) -> Row:
+    return Row(
+        method=method,
+        length=length,
+        acceptance=run.acceptance,
+        tokens_per_target_step=run.tokens_per_target_step,
+        expected_tokens_per_step=expected_tokens(run.acceptance, length) if length else 1.0,
+        tokens_per_second=run.tokens_per_second,
+        speed_up=run.tokens_per_second / without.tokens_per_second if without.tokens_per_second else 0.0,
+        predicted_speed_up=predicted_speed_up(run, without, length) if length else 1.0,
+        draft_ms=1000 * run.draft_step_seconds,
+        verify_ms=1000 * (run.step_seconds - run.draft_step_seconds),
+        equal_share=equal_share(run, without),
+        **place,  # type: ignore[arg-type]
+    )
+
+
+def _load(plan: Plan, method: str, verifier: str, length: int) -> Engine:
+    longest = max(plan.context_tokens if "4k context" in plan.tasks else 0, 1024) + plan.output_tokens + length
+    return Engine.load(
+        EngineConfig(
+            model=plan.model,
+            num_threads=plan.num_threads,
+            kv_cache=plan.kv_cache,
+            speculation=method,
+            verifier=Verifier(verifier),
+            max_draft_tokens=length,
+            fixed_draft_tokens=True,
+            max_running_sequences=max(plan.batches),
+            max_waiting_sequences=max(plan.batches),
+            num_kv_blocks=(longest // _BLOCK_TOKENS + 2) * (max(plan.batches) + 1),
+            enable_prefix_cache=False,
+        )
+    )
+
+
+def result_table(rows: list[Row]) -> Table:
+    table = Table(title="Drafts against none, in the same run")
+    columns = ("method", "k", "task", "T", "batch", "acceptance", "tokens/step", "formula", "tok/s")
+    for column in (*columns, "speed-up", "predicted", "draft ms", "verify ms", "equal"):
+        table.add_column(column, justify="left" if column in ("method", "task") else "right")
+    for row in rows:
+        name = row.method if row.verifier == Verifier.COUPLED else f"{row.method}, {row.verifier}"
+        cells = (
+            name,
+            str(row.length),
+            row.task,
+            f"{row.temperature:g}",
+            str(row.batch),
+            f"{row.acceptance:.1%}" if row.length else "",
+            f"{row.tokens_per_target_step:.2f}",
+            f"{row.expected_tokens_per_step:.2f}",
+            f"{row.tokens_per_second:.1f}",
+            f"{row.speed_up:.2f}",
+            f"{row.predicted_speed_up:.2f}",
+            f"{row.draft_ms:.1f}",
+            f"{row.verify_ms:.1f}",
+            f"{row.equal_share:.1%}",
+        )
+        table.add_row(*cells)
+    return table
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _command(
+    model: Annotated[Path, typer.Option(help="Directory of a Hugging Face checkpoint with its tokenizer.")],
+    methods: Annotated[str, typer.Option(help="Drafts, with commas between.")] = _METHODS,
+    lengths: Annotated[str, typer.Option(help="Tokens of a draft.")] = "1,2,3,4,5,6,7,8",
+    temperatures: Annotated[str, typer.Option(help="0 is greedy.")] = "0,0.7,1",
+    tasks: Annotated[str, typer.Option(help=f"Of {', '.join(TASKS)}.")] = ",".join(TASKS),
+    batches: Annotated[str, typer.Option(help="Sequences at once.")] = "1,4,16",
+    verifiers: Annotated[str, typer.Option(help="coupled, rejection, or both.")] = "coupled",
+    kv_cache: Annotated[str, typer.Option(help="16bit, or int8: the draft reads its upper halves.")] = "16bit",
+    output_tokens: Annotated[int, typer.Option(min=8, help="Tokens of each answer.")] = 96,
+    context_tokens: Annotated[int, typer.Option(min=64, help="Of the long task.")] = LONG_TOKENS,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each pair; the fastest counts.")] = 1,
+    num_threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="k = 4 and 8, greedy and 1.0, chat and code, batch 1.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure drafts."""
+    errors = Console(stderr=True)
+    try:
+        plan = Plan(
+            model=model,
+            methods=tuple(methods.split(",")),
+            lengths=(4, 8) if quick else tuple(int(length) for length in _numbers(lengths)),
+            temperatures=(0.0, 1.0) if quick else _numbers(temperatures),
+            tasks=("chat", "edit code") if quick else tuple(tasks.split(",")),
+            batches=(1,) if quick else tuple(int(size) for size in _numbers(batches)),
+            verifiers=tuple(verifiers.split(",")),
+            kv_cache=kv_cache,
+            output_tokens=output_tokens,
+            context_tokens=context_tokens,
+            repeats=repeats,
+            num_threads=num_threads,
+        )
+        unknown = set(plan.tasks) - set(TASKS)
+        if unknown:
+            raise ValueError(f"no such tasks: {', '.join(sorted(unknown))}; there are {', '.join(TASKS)}")
+        rows = run_benchmark(plan, lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True))
+    except (TokenizerError, ValueError, OSError) as error:
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    else:
+        Console(width=160).print(result_table(rows))
+
+
+def main() -> None:
+    typer.run(_command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""One engine's answers to one set of prompts, with and without drafts, and what the cost model makes of them.
+
+Source of the model: Leviathan, Kalman and Matias 2023, 3.1 to 3.3: with acceptance a and k tokens drafted a step brings
+(1 - a^(k+1)) / (1 - a) tokens and costs k drafts and one verification.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from services.worker.engine.engine import Engine
+from services.worker.engine.events import ChoiceStart, Submit
+from shared.contracts.sampling import SamplingParameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Decode steps only. `judged`: drafted tokens that the target had its say about: those behind a rejected one are
+    nobody's."""
+
+    tokens: dict[str, list[int]]
+    num_decoded: int
+    decode_seconds: float
+    draft_seconds: float
+    num_sequence_steps: int
+    num_steps: int
+    num_drafted: int
+    num_accepted: int
+    num_judged: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.num_decoded / self.decode_seconds if self.decode_seconds else 0.0
+
+    @property
+    def acceptance(self) -> float:
+        return self.num_accepted / self.num_judged if self.num_judged else 0.0
+
+    @property
+    def tokens_per_target_step(self) -> float:
+        """Of one sequence."""
+        return self.num_decoded / self.num_sequence_steps if self.num_sequence_steps else 0.0
+
+    @property
+    def step_seconds(self) -> float:
+        return self.decode_seconds / self.num_steps if self.num_steps else 0.0
+
+    @property
+    def draft_step_seconds(self) -> float:
+        return self.draft_seconds / self.num_steps if self.num_steps else 0.0
+
+
+def answer(engine: Engine, prompts: list[list[int]], *, temperature: float, output_tokens: int, method: str) -> Run:
+    """All prompts at once. Raises ValueError for what the engine refuses."""
+    for index, prompt in enumerate(prompts):
+        engine.submit(
+            Submit(
+                request_id=str(index),
+                choices=[ChoiceStart(index=0, prompt_token_ids=prompt, seed=1000 + index)],
+                sampling=SamplingParameters(
+                    temperature=temperature, max_tokens=output_tokens, seed=1000 + index, ignore_eos=True
+                ),
+                eos_token_ids=[],
+                speculation=method,
+            )
+        )
+    tokens: dict[str, list[int]] = {str(index): [] for index in range(len(prompts))}
+    decoded = drafted = accepted = judged = sequence_steps = steps = 0
+    decode_seconds = draft_seconds = 0.0
+    while engine.has_work:
+        began = time.perf_counter()
+        result = engine.step()
+        seconds = time.perf_counter() - began
+        for refused in result.rejected:
+            raise ValueError(f"the engine refuses the benchmark's request: {refused.message}")
+        is_decode = result.statistics.num_prefill_tokens == 0
+        for event in result.tokens:
+            tokens[event.request_id].extend(event.token_ids)
+            if is_decode:
+                decoded += len(event.token_ids)
+                sequence_steps += 1
+                length = len(event.draft_token_ids or [])
+                drafted += length
+                accepted += event.num_accepted
+                judged += min(event.num_accepted + 1, length)
+        if is_decode and result.tokens:
+            steps += 1
+            decode_seconds += seconds
+            draft_seconds += result.statistics.draft_seconds
+    return Run(
+        tokens=tokens,
+        num_decoded=decoded,
+        decode_seconds=decode_seconds,
+        draft_seconds=draft_seconds,
+        num_sequence_steps=sequence_steps,
+        num_steps=steps,
+        num_drafted=drafted,
+        num_accepted=accepted,
+        num_judged=judged,
+    )
+
+
+def expected_tokens(acceptance: float, length: int) -> float:
+    """(1 - a^(k+1)) / (1 - a)."""
+    return sum(acceptance**place for place in range(length + 1))
+
+
+def predicted_speed_up(run: Run, without: Run, length: int) -> float:
+    """From acceptance, draft time and verification time alone."""
+    return expected_tokens(run.acceptance, length) * without.step_seconds / run.step_seconds if run.num_steps else 0.0
+
+
+def equal_share(run: Run, without: Run) -> float:
+    """Of the tokens that are what they are without drafts, up to the first that differs in each sequence."""
+    same = total = 0
+    for name, expected in without.tokens.items():
+        found = run.tokens[name]
+        total += len(expected)
+        same += next(
+            (place for place, (one, other) in enumerate(zip(found, expected, strict=False)) if one != other),
+            len(expected),
+        )
+    return same / total if total else 1.0
