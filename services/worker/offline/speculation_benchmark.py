@@ -105,16 +105,12 @@ def _rows_of(
     return rows
 
 
-def _fastest(
-    engine: Engine, prompts: list[list[int]], plan: Plan, temperature: float, method: str
-) -> tuple[Run, Run]:
+def _fastest(engine: Engine, prompts: list[list[int]], plan: Plan, temperature: float, method: str) -> tuple[Run, Run]:
     """Without and with drafts in turn; of each the fastest."""
     found: dict[str, list[Run]] = {_NONE: [], method: []}
     for _ in range(plan.repeats):
         for name in found:
-            run = answer(
-                engine, prompts, temperature=temperature, output_tokens=plan.output_tokens, method=name
-            )
+            run = answer(engine, prompts, temperature=temperature, output_tokens=plan.output_tokens, method=name)
             found[name].append(run)
     fastest = [max(runs, key=lambda run: run.tokens_per_second) for runs in found.values()]
     return fastest[0], fastest[1]
@@ -200,7 +196,9 @@ def _command(
     context_tokens: Annotated[int, typer.Option(min=64, help="Of the long task.")] = LONG_TOKENS,
     repeats: Annotated[int, typer.Option(min=1, help="Of each pair; the fastest counts.")] = 1,
     num_threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="k = 4 and 8, greedy and 1.0, chat and code, batch 1.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="k = 4 and 8, greedy and 1.0, chat and code, batch 1.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure drafts."""

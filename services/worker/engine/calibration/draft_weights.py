@@ -1,7 +1,7 @@
 """A model's own weights in fewer bits, to draft with: fitted to what the model itself says, kept in one file.
 
-GPTQ (Frantar et al. 2023) on the model's own text, INT4 in asymmetric groups where that costs little and INT8 where it
-costs much: which matrices those are was measured, see docs/speculation.md. Deterministic: the same model, the same file.
+GPTQ (Frantar et al. 2023) on the model's own text: INT4 in asymmetric groups where that costs little, INT8 where it
+costs much, see docs/speculation.md. Deterministic: the same model, the same file.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from services.worker.engine.checkpoints.tensor_shapes import expected_shapes
 from services.worker.engine.checkpoints.weights import Checkpoint
 
 
-
 class WrittenLayers(Protocol):
     """Where layers go as they are made, and come from for the next: a directory, or memory."""
 

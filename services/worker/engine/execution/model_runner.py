@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 
 from services.worker.engine.attention.layer_cache import LayerCache
-from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.batch import SampledToken, ScheduledBatch, ScheduledSequence, StepOutcome
 from services.worker.engine.device_transfer import select_rows, upload
 from services.worker.engine.execution.cache_memory import CacheMemory, CacheShape

@@ -1,7 +1,7 @@
 """QuantSpec: the model drafts for itself, its weights in fewer bits, over the very cache that it verifies with.
 
-There is one cache: what the draft writes for its own tokens is overwritten by the verification. Where cells are INT8 the
-draft reads their upper halves, an INT4 of the same number, and the verification both.
+There is one cache: what the draft writes for its own tokens is overwritten by the verification. Where cells are INT8
+the draft reads their upper halves, an INT4 of the same number, and the verification both.
 
 Source: Tiwari et al. 2025, "QuantSpec: Self-Speculative Decoding with Hierarchical Quantized KV Cache", 4.
 """
