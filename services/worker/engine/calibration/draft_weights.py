@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from services.worker.engine.calibration.gptq import second_order_quantize
 from services.worker.engine.calibration.layer_shape import Site, site_shapes
@@ -142,17 +142,18 @@ def load_draft(file: Path) -> DraftWeights | None:
     try:
         with safe_open(file, framework="pt") as stored:
             schemes = json.loads(stored.metadata()[_SCHEMES])
-            return {name: _tensor(stored, name, scheme) for name, scheme in schemes.items()}
+        parts = load_file(file)
+        return {name: _tensor(parts, name, scheme) for name, scheme in schemes.items()}
     except SafetensorError:
         return None
 
 
-def _tensor(stored: safe_open, name: str, described: list[Any]) -> QuantizedTensor:
+def _tensor(parts: Mapping[str, torch.Tensor], name: str, described: list[Any]) -> QuantizedTensor:
     bits, group_size, is_symmetric, rows, columns = described
     return QuantizedTensor(
         scheme=integers(bits, group_size=group_size, is_symmetric=is_symmetric),
         shape=(rows, columns),
-        codes=stored.get_tensor(f"{name}.codes"),
-        scales=stored.get_tensor(f"{name}.scales"),
-        zero_points=None if is_symmetric else stored.get_tensor(f"{name}.zero_points"),
+        codes=parts[f"{name}.codes"],
+        scales=parts[f"{name}.scales"],
+        zero_points=None if is_symmetric else parts[f"{name}.zero_points"],
     )
