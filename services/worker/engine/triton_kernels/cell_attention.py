@@ -17,7 +17,9 @@ from services.worker.engine.triton_kernels.score_math import LOG2_E, capped
 _MIN_DOT_ROWS = 16
 _INT8: tl.constexpr = tl.constexpr(1)
 _FP8: tl.constexpr = tl.constexpr(2)
-"""Of `CellFormat`; what is left is INT4."""
+_INT4: tl.constexpr = tl.constexpr(3)
+_INT8_UPPER: tl.constexpr = tl.constexpr(4)
+"""Of `CellFormat`; the last is written as INT8 is, and read by its upper halves."""
 
 
 def write_cells(
@@ -153,6 +155,8 @@ def _read_cells(
     if FORMAT == _INT8:
         lower = (tl.load(own + half + byte, mask=is_read, other=0).to(tl.int32) >> shift) & 15
         return ((upper << 4 | lower) - 128).to(tl.float32) * _wide(cells + places + HEAD, is_seen)[:, None]
+    if FORMAT == _INT8_UPPER:
+        return ((upper << 4).to(tl.float32) - 120.5) * _wide(cells + places + HEAD, is_seen)[:, None]
     span = own + half + 2 * (dimensions // SPAN)[None, :]
     return upper.to(tl.float32) * _short(span, is_read) + _short(span + 2 * NUM_SPANS, is_read)
 
@@ -307,22 +311,22 @@ def _write_cell(
         cell = target + (slot * tl.num_programs(1) + head) * CELL_BYTES
         places = tl.arange(0, HALF_PADDED)
         is_there = places < half
-        if (FORMAT == _INT8) | (FORMAT == _FP8):
+        if FORMAT != _INT4:
             first = tl.load(own + places, mask=is_there, other=0.0).to(tl.float32)
             second = tl.load(own + half + places, mask=is_there, other=0.0).to(tl.float32)
             largest = tl.maximum(tl.max(tl.abs(first), 0), tl.max(tl.abs(second), 0))
-            limit: tl.constexpr = 127.0 if FORMAT == _INT8 else 448.0
+            limit: tl.constexpr = 448.0 if FORMAT == _FP8 else 127.0
             scale = tl.maximum(largest / limit, 1.1754943508222875e-38)
             scale += tl.sum(first * 0.0, 0) + tl.sum(second * 0.0, 0)
             first = tl.minimum(tl.maximum(first / scale, -limit), limit)
             second = tl.minimum(tl.maximum(second / scale, -limit), limit)
-            if FORMAT == _INT8:
+            if FORMAT == _FP8:
+                tl.store(cell + places, _to_float8(first).to(tl.uint8), mask=is_there)
+                tl.store(cell + half + places, _to_float8(second).to(tl.uint8), mask=is_there)
+            else:
                 one, two = _nearest(first).to(tl.int32) + 128, _nearest(second).to(tl.int32) + 128
                 tl.store(cell + places, (one >> 4 | (two & 0xF0)).to(tl.uint8), mask=is_there)
                 tl.store(cell + half + places, ((one & 15) | ((two & 15) << 4)).to(tl.uint8), mask=is_there)
-            else:
-                tl.store(cell + places, _to_float8(first).to(tl.uint8), mask=is_there)
-                tl.store(cell + half + places, _to_float8(second).to(tl.uint8), mask=is_there)
             shifts = tl.arange(0, 4) * 8
             bits = scale.to(tl.int32, bitcast=True)
             tl.store(cell + HEAD + tl.arange(0, 4), ((bits >> shifts) & 255).to(tl.uint8))
