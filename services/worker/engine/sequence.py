@@ -110,13 +110,17 @@ class BlockTable:
 
     def release_from(self, end: int) -> list[int]:
         """Take the blocks from `end` on off, the last first; the caller gives them back."""
-        released = [] if end >= self.end else self.block_ids[max(end - self.first, 0) :]
+        if end >= self.end:
+            return []
+        released = self.block_ids[max(end - self.first, 0) :]
         del self.block_ids[len(self.block_ids) - len(released) :]
         return released[::-1]
 
     def release_before(self, first: int) -> list[int]:
         """Take the blocks before `first` off; the caller gives them back."""
-        released = self.block_ids[: max(first - self.first, 0)]
+        if first <= self.first:
+            return []
+        released = self.block_ids[: first - self.first]
         del self.block_ids[: len(released)]
         self.first += len(released)
         return released

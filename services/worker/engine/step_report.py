@@ -30,17 +30,18 @@ class StepReport:
     def add_tokens(self, tokens: list[SampledToken], finish_reason: str | None, draft: tuple[int, ...] = ()) -> None:
         """They are their sequence's newest; the last of them is what the target chose behind the draft's others."""
         sequence = tokens[0].sequence
+        token_ids = [token.token_id for token in tokens]
         self.tokens.append(
             TokensSampled(
                 request_id=sequence.request.request_id,
                 choice=sequence.choice,
                 position=sequence.num_output_tokens - len(tokens),
-                token_ids=[token.token_id for token in tokens],
+                token_ids=token_ids,
                 logprobs=_logprobs(tokens),
                 finish_reason=finish_reason,
                 prompt_logprobs=_untold_prompt_logprobs(sequence),
                 draft_token_ids=list(draft) or None,
-                num_accepted=num_equal([token.token_id for token in tokens], draft),
+                num_accepted=num_equal(token_ids, draft) if draft else 0,
             )
         )
 
@@ -70,7 +71,8 @@ def num_equal(token_ids: list[int], draft: tuple[int, ...]) -> int:
 
 
 def _logprobs(tokens: list[SampledToken]) -> list[LogprobEntry] | None:
-    if any(token.logprob is None for token in tokens):
+    """Whether they were asked for is the same for all of them."""
+    if tokens[0].logprob is None:
         return None
     return [
         LogprobEntry(logprob=token.logprob or 0.0, top_token_ids=token.top_token_ids, top_logprobs=token.top_logprobs)

@@ -136,19 +136,23 @@ def prepare_inputs(batch: ScheduledBatch, *, block_size_tokens: int, judges_by_r
     for item in scheduled:
         end = item.start + item.num_tokens
         token_ids.extend(item.sequence.token_ids[item.start : end])
-        token_ids.extend(item.draft.token_ids)
-        positions.extend(range(item.start, end + item.draft.length))
+        positions.extend(range(item.start, end))
         query_starts.append(query_starts[-1] + item.num_tokens)
-        query_starts.extend(range(query_starts[-1] + 1, len(token_ids) + 1))
-        items.extend([item] * (1 + item.draft.length))
-        if item.num_tokens == 1:
-            run_starts.append(len(token_ids))
-        if item.draft.length:
-            sampled_rows.extend(range(len(token_ids) - 1 - item.draft.length, len(token_ids)))
+        items.append(item)
+        newest = query_starts[-1] - 1
+        if drafted := item.draft.token_ids:
+            num_drafted = len(drafted)
+            token_ids.extend(drafted)
+            positions.extend(range(end, end + num_drafted))
+            query_starts.extend(range(newest + 2, newest + 2 + num_drafted))
+            items.extend([item] * num_drafted)
+            sampled_rows.extend(range(newest, newest + 1 + num_drafted))
             draws.extend(_draws_of_draft(item, judges_by_rejection=judges_by_rejection))
         else:
-            sampled_rows.extend([len(token_ids) - 1] * len(item.samplers))
-            draws.extend(Draw(sampler) for sampler in item.samplers)
+            sampled_rows += [newest] * len(item.samplers)
+            draws += [Draw(sampler) for sampler in item.samplers]
+        if item.num_tokens == 1:
+            run_starts.append(query_starts[-1])
     places = np.array(positions, dtype=np.int64)
     rows = np.repeat(np.arange(len(items)), np.diff(query_starts))
     tables = [_block_tables(scheduled, group) for group in range(len(items[0].sequence.block_tables))]
@@ -189,9 +193,10 @@ def _draws_of_draft(item: ScheduledSequence, *, judges_by_rejection: bool) -> li
 def _block_tables(scheduled: list[ScheduledSequence], group: int) -> Lengths:
     """[S, B] int32 by position in the sequence; 0 where there is no block, or none any more."""
     own = [item.sequence.block_tables[group] for item in scheduled]
-    tables = np.zeros((len(scheduled), max(table.end for table in own)), dtype=np.int32)
-    for row, table in enumerate(own):
-        tables[row, table.first : table.end] = table.block_ids
-    if any(item.draft.length for item in scheduled):
-        return np.repeat(tables, [1 + item.draft.length for item in scheduled], axis=0)
+    ends = [table.end for table in own]
+    tables = np.zeros((len(scheduled), max(ends)), dtype=np.int32)
+    for row, (table, end) in enumerate(zip(own, ends, strict=True)):
+        tables[row, table.first : end] = table.block_ids
+    if any(num_drafted := [len(item.draft.token_ids) for item in scheduled]):
+        return np.repeat(tables, [1 + number for number in num_drafted], axis=0)
     return tables

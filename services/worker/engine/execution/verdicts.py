@@ -15,7 +15,7 @@ def judge_drafts(items: Iterable[ScheduledSequence], chosen: Iterable[SampledTok
     outcome = StepOutcome(tokens=[], verdicts=[])
     rest = iter(chosen)
     for item in items:
-        if item.draft.length:
+        if item.draft.token_ids:
             _judge(item, rest, outcome)
         else:
             outcome.tokens.extend(islice(rest, len(item.samplers)))

@@ -147,18 +147,19 @@ class Scheduler:
         caller's to `finish`. What was computed for tokens that do not stand is as if it had never been.
         """
         taken: list[Taken] = []
-        ended: set[int] = set()
+        ended: set[Sequence] = set()
         for token in sampled:
-            if id(token.sequence) not in ended:
+            if token.sequence not in ended:
                 reason = token.sequence.take(token.token_id)
                 taken.append((token, reason))
                 if reason is not None or not token.is_valid:
-                    ended.add(id(token.sequence))
+                    ended.add(token.sequence)
         for item in batch.items:
             # All but the newest token of who drew one.
             num_computed_tokens = item.sequence.num_tokens - 1 if item.samplers else item.start + item.num_tokens
             self._share.charge(item.sequence.tenant, num_computed_tokens - item.start)
-            for sequence in {id(s): s for s in (item.sequence, *item.samplers)}.values():
+            # Whoever samples at all is among the samplers.
+            for sequence in item.samplers or (item.sequence,):
                 self.cache.advance(sequence, num_computed_tokens)
         return taken
 

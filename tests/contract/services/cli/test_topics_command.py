@@ -31,7 +31,7 @@ def test_topics_are_planned_checked_and_created(topics: Topics) -> None:
     assert "inference.results is missing" in before.output
     created = topics("apply", "--pool", "a", "--pool", "b")
     assert created.exit_code == 0
-    assert "13 topics created" in created.output
+    assert "19 topics created" in created.output
     assert topics("check", "--pool", "a", "--pool", "b").exit_code == 0
     assert topics("check", "--pool", "c").exit_code == 1
 
