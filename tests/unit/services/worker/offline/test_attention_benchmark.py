@@ -105,6 +105,17 @@ def test_memory_on_top_is_seen() -> None:
     assert megabytes << 19 < found < megabytes << 22
 
 
+def test_memory_that_was_free_before_is_seen_too() -> None:
+    megabytes = 64
+    kept = [bytearray(16 << 10) for _ in range(megabytes << 7)]
+    last = bytearray(16 << 10)  # keeps the heap's end in use
+    del kept
+    found = peak_extra_bytes(lambda: [bytearray(16 << 10) for _ in range(megabytes << 6)], CPU)
+    assert found is not None
+    assert found > megabytes << 19
+    assert last
+
+
 def test_the_command_prints_every_backend_and_refuses_nonsense() -> None:
     application = typer.Typer()
     application.command()(attention_benchmark._command)
