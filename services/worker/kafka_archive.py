@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 
 import structlog
 
-from shared.contracts.errors import PoisonMessage
+from shared.contracts.errors import PoisonMessage, UnsupportedVersion
 from shared.contracts.events import PublishedOutcome
+from shared.contracts.headers import SCHEMA_VERSION
 from shared.contracts.request_codec import decode_cancellation
 from shared.contracts.requests import Cancellation
+from shared.contracts.schema_version import require_readable
 from shared.messaging.topic_reading import is_empty, read_topic
 from shared.openai.published_outcome import read_published_outcome
 from shared.settings.kafka import KafkaSettings
@@ -32,9 +34,12 @@ class KafkaArchive:
     async def cancellations(self, since_ms: int) -> AsyncIterator[Cancellation]:
         async for record in read_topic(self._settings, self._names.cancellations, since_ms=since_ms):
             try:
-                yield decode_cancellation(record.value)
-            except PoisonMessage as error:
+                require_readable(record.header(SCHEMA_VERSION), "the cancellation")
+                cancellation = decode_cancellation(record.value)
+            except (PoisonMessage, UnsupportedVersion) as error:
                 _log.info("cancellation_not_read", offset=record.offset, error=error.message)
+            else:
+                yield cancellation
 
     async def is_virgin(self) -> bool:
         return await is_empty(self._settings, self._names.results)

@@ -8,7 +8,7 @@ written before there was one, and counts as 1.0.
 import re
 from typing import NamedTuple
 
-from shared.contracts.errors import UnsupportedVersion
+from shared.contracts.errors import PoisonMessage, UnsupportedVersion
 
 _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})", re.ASCII)
 
@@ -37,3 +37,11 @@ def require_known(version: SchemaVersion, what: str) -> None:
     """Raises `UnsupportedVersion` for a major that is newer than ours."""
     if version.major > OURS.major:
         raise UnsupportedVersion(f"{what} has schema version {version}, this release knows {OURS.major}.x")
+
+
+def require_readable(header: bytes | None, what: str) -> None:
+    """Of a record's header. Raises `PoisonMessage` for what is no version, `UnsupportedVersion` for a newer major."""
+    version = parse_version(None if header is None else header.decode("utf-8", "replace"))
+    if version is None:
+        raise PoisonMessage(f"{what} has a schema version that is not <major>.<minor>")
+    require_known(version, what)

@@ -2,8 +2,8 @@
 
 Heartbeats, commands and events are heard by everybody, from now on: consumers without a group. Cancellations have one
 durable group, so that what is posted while no worker is up still counts. FastStream's own parser dies on a null or
-non-UTF-8 header value and loses the message silently; ours does not. A record that cannot be decoded is logged and
-passed over: one bad neighbour must not silence the fleet.
+non-UTF-8 header value and loses the message silently; ours does not. A record that cannot be decoded, or whose writer
+is a newer major release, is logged and passed over: one bad neighbour must not silence the fleet.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -21,17 +21,18 @@ from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
 
 from shared.contracts import fleet_codec, request_codec
-from shared.contracts.errors import BrokerUnavailable, PlatformError, PoisonMessage
+from shared.contracts.errors import BrokerUnavailable, PlatformError, PoisonMessage, UnsupportedVersion
 from shared.contracts.fleet import FleetCommand, FleetEvent, Heartbeat
-from shared.contracts.headers import CONTENT_TYPE
+from shared.contracts.headers import CONTENT_TYPE, SCHEMA_VERSION
 from shared.contracts.identifiers import RequestId
 from shared.contracts.requests import Cancellation
+from shared.contracts.schema_version import OURS, require_readable
 from shared.messaging.producer import RecordProducer
 from shared.messaging.security import security_of
 from shared.settings.kafka import KafkaSettings
 
 _LOG = structlog.get_logger(__name__)
-_HEADERS = ((CONTENT_TYPE, b"application/protobuf"),)
+CONTROL_HEADERS = ((CONTENT_TYPE, b"application/protobuf"), (SCHEMA_VERSION, str(OURS).encode()))
 _RETRY_SECONDS = 0.5
 _FETCH_MAX_WAIT_MS = 200
 
@@ -118,7 +119,7 @@ class ControlBroker:
         await self._publish(self._names.cancellations, request_id, value)
 
     async def _publish(self, topic: str, key: str, value: bytes) -> None:
-        await self._producer.send(topic, key=key.encode(), value=value, headers=_HEADERS)
+        await self._producer.send(topic, key=key.encode(), value=value, headers=CONTROL_HEADERS)
 
 
 def control_broker(settings: KafkaSettings, *, client_id: str) -> ControlBroker:
@@ -140,11 +141,17 @@ def _faststream_broker(settings: KafkaSettings, client_id: str) -> KafkaBroker:
     )
 
 
+class _Body(NamedTuple):
+    version: bytes | None
+    value: bytes
+
+
 def _call(decode: Callable[[bytes], Value], listener: Listener[Value], topic: str) -> Callable[[Any], Awaitable[None]]:
-    async def handle(body: Any) -> None:
+    async def handle(body: _Body) -> None:
         try:
-            value = decode(body)
-        except PoisonMessage as error:
+            require_readable(body.version, "the record")
+            value = decode(body.value)
+        except (PoisonMessage, UnsupportedVersion) as error:
             _LOG.warning("control record ignored", topic=topic, error=error.message)
             return
         try:
@@ -163,5 +170,6 @@ async def _parse(message: Any, original: Callable[[Any], Awaitable[KafkaMessage]
     return await original(replace(message, headers=headers))
 
 
-async def _raw_body(message: Any) -> bytes:
-    return bytes(message.body or b"")
+async def _raw_body(message: KafkaMessage) -> _Body:
+    version = message.headers.get(SCHEMA_VERSION)
+    return _Body(None if version is None else str(version).encode(), bytes(message.body or b""))

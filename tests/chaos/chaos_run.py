@@ -48,6 +48,7 @@ class Plan:
     worker_module: str = "tests.chaos.mixed_worker"
     workers: int = 3
     model: Path | None = None
+    next_null_ask: Callable[[random.Random, int], Ask] = next_null_ask
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -142,7 +143,7 @@ class ChaosRun:
 
     async def _make_load(self, stack: EmbeddedStack) -> Callable[[int], Ask]:
         if self.plan.model is None:
-            return partial(next_null_ask, self._rng)
+            return partial(self.plan.next_null_ask, self._rng)
         rehearsed = await rehearse(stack.http_url, self.plan.model_name, self.plan.seed)
         self._say(f"{len(rehearsed)} requests were rehearsed")
         self.asks += rehearsed

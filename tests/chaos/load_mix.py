@@ -84,6 +84,13 @@ def _ordered(ask: Ask, rng: random.Random) -> Ask:
     return ordered
 
 
+def next_queued_ask(rng: random.Random, number: int) -> Ask:
+    """Records that want their order, of so few keys that most of them wait in a worker, unclaimed, for their turn."""
+    ask = null_ask(f"ask-{number}", Way.KAFKA, "", seed=0, num_tokens=1)
+    ask.lane = rng.choice(("interactive", "bulk"))
+    return _ordered(ask, rng)
+
+
 def next_rehearsed_ask(rng: random.Random, number: int, rehearsed: Sequence[Ask]) -> Ask:
     """One of the asks whose answers are known from the rehearsal, in any way."""
     known = rng.choice(rehearsed)

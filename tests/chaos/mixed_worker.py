@@ -18,6 +18,7 @@ from shared.contracts.fleet import Heartbeat
 from shared.contracts.headers import SCHEMA_VERSION
 from shared.contracts.schema_version import OURS, SchemaVersion
 from shared.ledger import connection, scripts, wire
+from shared.messaging import broker
 from shared.openai import envelope, sealing
 
 NEXT = SchemaVersion(OURS.major, OURS.minor + 1)
@@ -51,6 +52,7 @@ def become_the_next_release() -> None:
         ]
     )
     envelope.OURS = NEXT
+    broker.CONTROL_HEADERS = (broker.CONTROL_HEADERS[0], (SCHEMA_VERSION, str(NEXT).encode()))
     encode_chunk, encode_sealed = wire.encode_chunk, wire.encode_sealed
     encode_heartbeat = fleet_codec.encode_heartbeat
     wire.encode_chunk = lambda chunk: _longer(encode_chunk(chunk), fields=7)
@@ -73,6 +75,7 @@ def _longer(encoded: bytes, *, fields: int) -> bytes:
 def become_the_release_before() -> None:
     """Nothing it writes says a version."""
     connection.load_script = _rewritten([(_WRITES_SCHEMA, b")")])
+    broker.CONTROL_HEADERS = broker.CONTROL_HEADERS[:1]
     result_headers = sealing.result_headers
 
     def unversioned(*arguments: object, **options: object) -> envelope.Headers:

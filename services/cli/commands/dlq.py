@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from services.cli.console import CommandFailed, err, out, plain_errors
-from services.cli.dead_letters import DeadLetter, Selection
+from services.cli.dead_letters import DeadLetter, Purge, Selection, purge_of
 from shared.contracts.errors import BrokerUnavailable, OutcomeTooLarge
 from shared.messaging.producer import RecordProducer
 from shared.messaging.topic_reading import forget_before, read_topic
@@ -106,16 +106,30 @@ def replay(
 
 
 @dlq_app.command()
-def purge(yes: YesOption = False, kafka: KafkaOption = None) -> None:
-    """Forget every dead letter there is now, for good. Kafka can forget from the beginning only: no filters."""
+def purge(
+    where: WhereArgument = None,
+    code: CodeOption = None,
+    topic: TopicOption = "",
+    containing: ContainingOption = "",
+    since_hours: SinceOption = None,
+    yes: YesOption = False,
+    kafka: KafkaOption = None,
+) -> None:
+    """Forget the chosen letters for good; without a choice, all there are now.
+
+    Kafka forgets from the beginning only: a letter that is kept and lies before one that goes is written again first.
+    """
     with plain_errors():
         settings = _settings(kafka)
         letters = asyncio.run(_letters(settings, Selection()))
+        plan = purge_of(letters, _selection(where, code, topic, containing, since_hours))
+        for letter in plan.forgotten:
+            out.print(f"{letter.where}: {escape(letter.reason)}", soft_wrap=True)
         if not yes:
-            out.print(f"{len(letters)} would be forgotten; --yes does it")
+            out.print(f"{len(plan.forgotten)} would be forgotten, {len(plan.moved)} moved; --yes does it")
             return
-        asyncio.run(_purge(settings, letters))
-        out.print(f"{len(letters)} forgotten")
+        asyncio.run(_purge(settings, plan))
+        out.print(f"{len(plan.forgotten)} forgotten, {len(plan.moved)} moved")
 
 
 async def _replay(settings: KafkaSettings, letters: list[DeadLetter], to: str) -> None:
@@ -132,16 +146,18 @@ async def _replay(settings: KafkaSettings, letters: list[DeadLetter], to: str) -
         raise CommandFailed(error.message, hint="run it again: what was replayed is not answered twice") from None
 
 
-async def _purge(settings: KafkaSettings, letters: list[DeadLetter]) -> None:
-    ends: dict[tuple[str, int], int] = {}
-    for letter in letters:
-        record = letter.record
-        where = (record.topic, record.partition)
-        ends[where] = max(ends.get(where, 0), record.offset + 1)
+async def _purge(settings: KafkaSettings, plan: Purge) -> None:
+    """First the copies, acknowledged, then the places: who is stopped between the two has some letters twice."""
     try:
-        await forget_before(settings, ends)
-    except BrokerUnavailable as error:
-        raise CommandFailed(error.message) from None
+        if plan.moved:
+            async with RecordProducer(settings, client_id="penstock-cli") as producer:
+                for letter in plan.moved:
+                    record = letter.record
+                    await producer.send(record.topic, key=record.key, value=record.value, headers=letter.moved())
+        if plan.ends:
+            await forget_before(settings, plan.ends)
+    except (BrokerUnavailable, OutcomeTooLarge) as error:
+        raise CommandFailed(error.message, hint="nothing is lost; a moved letter may be there twice") from None
 
 
 def _table(letters: list[DeadLetter]) -> Table:

@@ -6,11 +6,15 @@ import pytest
 
 from shared.contracts.errors import LedgerUnavailable
 from shared.contracts.fleet import FleetCommand, FleetCommandKind, FleetEvent, FleetEventKind, Heartbeat, WorkerState
+from shared.contracts.fleet_codec import encode_heartbeat
+from shared.contracts.headers import SCHEMA_VERSION
 from shared.contracts.identifiers import Incarnation, RequestId, WorkerId
 from shared.contracts.requests import Cancellation
+from shared.contracts.schema_version import OURS
 from shared.contracts.topics import topic_specifications
 from shared.messaging.admin import ensure_topics
 from shared.messaging.broker import ControlBroker
+from shared.messaging.topic_reading import read_topic
 from tests.fixtures.kafka_harness import KafkaHarness, until
 
 pytestmark = pytest.mark.kafka
@@ -95,12 +99,43 @@ async def test_records_with_null_or_non_utf8_headers_or_undecodable_values_do_no
         while not heard:  # until the consumer stands at the end of the topic
             await broker.publish_heartbeat(_heartbeat(1))
         heard.clear()
-        from shared.contracts.fleet_codec import encode_heartbeat
-
         await send(names.heartbeats, key=b"k", value=b"\xff\xff not a heartbeat", headers=odd)
         await send(names.heartbeats, key=b"k", value=None, headers=odd)
         await send(names.heartbeats, key=b"k", value=encode_heartbeat(_heartbeat(9)), headers=odd)
         await until(lambda: any(heartbeat.sequence_number == 9 for heartbeat in heard))
+
+
+async def test_control_records_say_the_version_of_their_contract(installation: KafkaHarness) -> None:
+    settings = installation.settings
+    async with ControlBroker(settings, client_id="any") as broker:
+        await broker.publish_heartbeat(_heartbeat(1))
+        await broker.publish_cancellation(REQUEST, tenant=None, reason="gone")
+    for topic in (settings.topic_names.heartbeats, settings.topic_names.cancellations):
+        (record,) = [record async for record in read_topic(settings, topic)]
+        assert record.header(SCHEMA_VERSION) == str(OURS).encode()
+
+
+async def test_a_neighbour_of_another_minor_release_is_heard_and_one_of_a_newer_major_is_passed_over(
+    installation: KafkaHarness,
+) -> None:
+    names, heard = installation.settings.topic_names, list[int]()
+
+    async def hear(heartbeat: Heartbeat) -> None:
+        heard.append(heartbeat.sequence_number)
+
+    broker = ControlBroker(installation.settings, client_id="listener")
+    broker.on_heartbeat(hear)
+    writers = (f"{OURS.major}.{OURS.minor + 1}", None, f"{OURS.major + 1}.0", "newest", str(OURS))
+    async with broker:
+        while not heard:  # until the consumer stands at the end of the topic
+            await broker.publish_heartbeat(_heartbeat(1))
+        for number, version in enumerate(writers, start=10):
+            headers = () if version is None else ((SCHEMA_VERSION, version.encode()),)
+            unknown_field = b"\xb8\x3e\x01"
+            value = encode_heartbeat(_heartbeat(number)) + unknown_field
+            await installation.producer.send(names.heartbeats, key=b"k", value=value, headers=headers)
+        await until(lambda: 14 in heard)
+    assert [number for number in heard if number >= 10] == [10, 11, 14]
 
 
 async def test_commands_and_events_arrive(installation: KafkaHarness) -> None:

@@ -15,7 +15,7 @@ from tests.chaos.asks import Ask, Early, Way
 from tests.chaos.clock_shim import build_clock_shim
 from tests.chaos.expected_text import chat_prompt, expected_text
 from tests.chaos.http_load import lines_of
-from tests.chaos.load_mix import COMPLETIONS, model_bodies, next_null_ask, next_rehearsed_ask, null_ask
+from tests.chaos.load_mix import COMPLETIONS, model_bodies, next_null_ask, next_queued_ask, next_rehearsed_ask, null_ask
 from tests.chaos.openai_shapes import result_answers, take_chunk
 
 
@@ -37,6 +37,13 @@ def test_everything_that_can_be_asked_is_asked() -> None:
     assert {len(ask.wanted.answers) for ask in asks} == {1, 2, 3}
     assert any(answer.finish_reason == "stop" for ask in asks for answer in ask.wanted.answers)
     assert any(ask.endpoint == COMPLETIONS for ask in asks)
+
+
+def test_the_queue_of_a_planted_run_is_of_few_keys() -> None:
+    rng = random.Random(1)
+    asks = [next_queued_ask(rng, number) for number in range(90)]
+    assert all(ask.way is Way.KAFKA for ask in asks)
+    assert len({(ask.lane, ask.ordered_key) for ask in asks}) == 6
 
 
 def test_only_a_stream_ends_early() -> None:

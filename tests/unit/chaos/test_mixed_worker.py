@@ -6,9 +6,11 @@ import pytest
 
 from shared.contracts import fleet_codec
 from shared.contracts.events import Chunk, FinishReason, Outcome, SealedOutcome
+from shared.contracts.headers import SCHEMA_VERSION
 from shared.contracts.identifiers import RequestId
 from shared.contracts.requests import WireFormat
 from shared.ledger import connection, scripts, wire
+from shared.messaging import broker
 from shared.openai import envelope, sealing
 from tests.chaos.mixed_worker import NEXT, become_the_next_release, become_the_release_before
 from tests.fakes.served_gateway import heartbeat
@@ -31,6 +33,7 @@ def _undone(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
         (connection, "load_script"),
         (envelope, "OURS"),
+        (broker, "CONTROL_HEADERS"),
         (wire, "encode_chunk"),
         (wire, "encode_sealed"),
         (fleet_codec, "encode_heartbeat"),
@@ -48,6 +51,7 @@ def test_what_the_next_release_writes_is_longer_and_read_here() -> None:
     assert wire.decode_sealed(theirs[1]) == SEALED
     assert fleet_codec.decode_heartbeat(theirs[2]) == heartbeat()
     assert envelope.OURS == NEXT
+    assert dict(broker.CONTROL_HEADERS)[SCHEMA_VERSION] == str(NEXT).encode()
 
 
 def test_each_release_keeps_its_own_scripts() -> None:
@@ -58,5 +62,6 @@ def test_each_release_keeps_its_own_scripts() -> None:
     become_the_release_before()
     older = connection.load_script("claim")
     assert b"'schema', SCHEMA" not in older.source
+    assert SCHEMA_VERSION not in dict(broker.CONTROL_HEADERS)
     assert len({script.sha1 for script in (newer, older, scripts.load_script("claim"))}) == 3
     assert older.sha1 == hashlib.sha1(older.source, usedforsecurity=False).hexdigest().encode()

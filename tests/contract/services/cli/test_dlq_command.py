@@ -114,6 +114,19 @@ def test_a_purge_forgets_what_is_there_and_only_with_a_yes(two_letters: KafkaSet
     assert "later" in dlq("list").output
 
 
+def test_a_purge_forgets_the_chosen_letters_and_keeps_the_others(two_letters: KafkaSettings, dlq: Dlq) -> None:
+    asyncio.run(bury(two_letters, (b"three", PoisonMessage("the last one"))))
+    shown = dlq("purge", "--containing", "the last")
+    assert "the last one" in shown.output
+    assert "1 would be forgotten, 2 moved" in shown.output
+    assert "Dead letters: 3" in dlq("list").output
+    assert "1 forgotten, 2 moved" in dlq("purge", "--containing", "the last", "--yes").output
+    kept = asyncio.run(records_in(two_letters, two_letters.topic_names.dead_letters))
+    assert [letter.value for letter in kept] == [b"\xffone", b"two"]
+    assert "it is not JSON" in dlq("list").output
+    assert "0 forgotten, 0 moved" in dlq("purge", "--code", "no_such_code", "--yes").output
+
+
 def test_no_cluster_is_one_sentence() -> None:
     result = CliRunner().invoke(app, ["dlq", "list", "--kafka", "127.0.0.1:9"])
     assert result.exit_code == 1

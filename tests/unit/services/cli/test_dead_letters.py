@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.cli.dead_letters import REPLAY_OF, DeadLetter, Selection
+from services.cli.dead_letters import MOVED_FROM, REPLAY_OF, DeadLetter, Selection, purge_of
 from shared.contracts import headers as names_of
 from shared.contracts.errors import PoisonMessage
 from shared.contracts.topics import TopicNames
@@ -17,13 +17,13 @@ def a_record(*headers: tuple[str, bytes | None], topic: str = "inference.request
     )
 
 
-def a_letter(*headers: tuple[str, bytes | None]) -> DeadLetter:
+def a_letter(*headers: tuple[str, bytes | None], reason: str = "it is not JSON", offset: int = 7) -> DeadLetter:
     """As `shared.messaging.dead_letter` writes it, lying at 1@7 of the dead letters."""
     record = a_record(*headers)
-    written = dead_letter_headers(record, error=PoisonMessage("it is not JSON"), now_ms=5_000)
+    written = dead_letter_headers(record, error=PoisonMessage(reason), now_ms=5_000)
     return DeadLetter(
         SourceRecord(
-            topic="inference.dead-letters", partition=1, offset=7, timestamp_ms=6_000, key=record.key,
+            topic="inference.dead-letters", partition=1, offset=offset, timestamp_ms=6_000, key=record.key,
             value=record.value, headers=written,
         )
     )  # fmt: skip
@@ -94,3 +94,27 @@ def test_a_letter_of_a_replay_that_died_again_names_the_last_death_only() -> Non
 )
 def test_a_selection_fits_when_all_that_is_set_fits(selection: Selection, fits: bool) -> None:
     assert selection.fits(a_letter()) is fits
+
+
+def test_a_purge_moves_who_is_kept_and_lies_before_one_that_goes() -> None:
+    letters = [
+        a_letter(offset=offset, reason=reason) for offset, reason in enumerate(("keep", "go", "keep", "go", "keep"))
+    ]
+    plan = purge_of(letters, Selection(containing="go"))
+    assert [letter.record.offset for letter in plan.forgotten] == [1, 3]
+    assert [letter.record.offset for letter in plan.moved] == [0, 2]
+    assert plan.ends == {("inference.dead-letters", 1): 4}
+
+
+def test_a_purge_of_nothing_touches_nothing() -> None:
+    plan = purge_of([a_letter()], Selection(containing="another"))
+    assert (plan.forgotten, plan.moved, plan.ends) == ([], [], {})
+
+
+def test_a_moved_letter_is_the_same_letter_and_is_replayed_as_the_same_request() -> None:
+    letter = a_letter((names_of.CE_ID, b"order-1"))
+    once = a_letter(*letter.moved(), offset=20)
+    twice = a_letter(*once.moved(), offset=30)
+    assert [value for name, value in twice.moved() if name == MOVED_FROM] == [b"1@7"]
+    assert request_id(replayed(twice)) == request_id(replayed(letter))
+    assert MOVED_FROM not in dict(twice.replayed())
