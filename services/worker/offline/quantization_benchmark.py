@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,13 +26,16 @@ from services.worker.engine.checkpoints.checkpoint_error import CheckpointError
 from services.worker.engine.checkpoints.weights import open_checkpoint
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.execution.model_loading import load_model
+from services.worker.engine.quantization.load_time import NONE
 from services.worker.engine.quantization.quantization_error import QuantizationError
 from services.worker.offline.english_text import Part, builtin_text, digest, windows
+from services.worker.offline.kept_figures import FILE_NAME, KeptFigures
 from services.worker.offline.llama_cpp import LlamaCpp, make_file, measure_file
 from services.worker.offline.model_accuracy import Accuracy, ComputeLogits, Reference, measure_accuracy, take_reference
 from services.worker.offline.quantization_rows import Row, Size, choose_rows, make_checkpoint, measure_size
 from services.worker.offline.quantization_speed import (
     LLAMA_CPP_KINDS,
+    SHAPE_ROWS,
     SHAPES,
     Own,
     measure_shape,
@@ -82,17 +86,10 @@ def run_benchmark(
 ) -> QuantizationResult:
     """No speed with 0 rounds. Raises CheckpointError, QuantizationError, TokenizerError, ValueError, OSError."""
     text = windows(Tokenizer.from_directory(model), builtin_text(Part.HELD), length=_WINDOW_TOKENS, count=num_windows)
-    report("16-bit reference", 0, len(rows))
-    reference = take_reference(text, _logits(model, "none"))
-    measured = []
-    for row in rows:
-        report(f"{row.name}: weights", 0, num_windows)
-        directory = make_checkpoint(row, model, made, num_sequences=num_sequences)
-        measured.append(_measure(row, directory, text, reference, report=report))
-    for kind in LLAMA_CPP_KINDS if llama_cpp is not None else ():
-        assert llama_cpp is not None
-        file = make_file(llama_cpp, model, kind, made)
-        measured.append(_measure_peer(file, llama_cpp, text, reference, report))
+    probe = _Probe(model, text, KeptFigures(made / FILE_NAME), f"calibrated on {num_sequences} sequences", report)
+    measured = [probe.own(row, partial(make_checkpoint, row, model, made, num_sequences=num_sequences)) for row in rows]
+    if llama_cpp is not None:
+        measured += [probe.peer(llama_cpp, kind, made) for kind in LLAMA_CPP_KINDS]
     result = QuantizationResult(
         model=model.name,
         held_text=digest(text),
@@ -120,20 +117,52 @@ def run_benchmark(
     return replace(result, speed=tuple(rates))
 
 
-def _measure(row: Row, directory: Path, text: torch.Tensor, reference: Reference, *, report: Report) -> MeasuredRow:
-    size = measure_size(open_checkpoint(directory))
-    compute = _logits(directory, row.quantization)
-    accuracy = measure_accuracy(text, compute, reference, lambda done, total: report(row.name, done, total))
-    del compute
-    gc.collect()
-    return MeasuredRow(name=row.name, note=row.note, size=size, accuracy=accuracy)
+class _Probe:
+    """Measures rows against the 16-bit model, each as soon as it is made; those that are kept, not again."""
 
+    def __init__(self, model: Path, text: torch.Tensor, kept: KeptFigures, note: str, report: Report) -> None:
+        self._model, self._text, self._kept, self._report = model, text, kept, report
+        self._key = f"accuracy of {open_checkpoint(model).fingerprint} on {digest(text)}, {note}"
 
-def _measure_peer(file: Path, python: Path, text: torch.Tensor, reference: Reference, report: Report) -> MeasuredRow:
-    name = f"llama.cpp {file.stem.rpartition('-')[2]}"
-    with LlamaCpp(python, file, num_threads=torch.get_num_threads()) as peer:
-        accuracy = measure_accuracy(text, peer.logits, reference, lambda done, total: report(name, done, total))
-    return MeasuredRow(name=name, note="its own quantizer", size=measure_file(file), accuracy=accuracy)
+    @cached_property
+    def _reference(self) -> Reference:
+        self._report("16-bit reference", 0, len(self._text))
+        return take_reference(self._text, _logits(self._model, NONE))
+
+    def own(self, row: Row, make: Callable[[], Path]) -> MeasuredRow:
+        def measure() -> tuple[Size, Accuracy]:
+            self._report(f"{row.name}: weights", 0, len(self._text))
+            directory = make()
+            size = measure_size(open_checkpoint(directory))
+            return size, self._accuracy(row.name, _logits(directory, row.quantization))
+
+        return self._row(row.name, row.note, measure)
+
+    def peer(self, python: Path, kind: str, made: Path) -> MeasuredRow:
+        name = f"llama.cpp {kind}"
+
+        def measure() -> tuple[Size, Accuracy]:
+            file = make_file(python, self._model, kind, made)
+            with LlamaCpp(python, file, num_threads=torch.get_num_threads()) as peer:
+                return measure_file(file), self._accuracy(name, peer.logits)
+
+        return self._row(name, "its own quantizer", measure)
+
+    def _accuracy(self, name: str, compute: ComputeLogits) -> Accuracy:
+        return measure_accuracy(
+            self._text, compute, self._reference, lambda done, total: self._report(name, done, total)
+        )
+
+    def _row(self, name: str, note: str, measure: Callable[[], tuple[Size, Accuracy]]) -> MeasuredRow:
+        key = f"{self._key}: {name}"
+        found = self._kept.get(key)
+        if found is None:
+            size, accuracy = measure()
+            gc.collect()
+            self._kept.put(key, {"size": dataclasses.asdict(size), "accuracy": dataclasses.asdict(accuracy)})
+        else:
+            size, accuracy = Size(**found["size"]), Accuracy(**found["accuracy"])
+        return MeasuredRow(name=name, note=note, size=size, accuracy=accuracy)
 
 
 def _logits(directory: Path, quantization: str) -> ComputeLogits:
@@ -147,8 +176,14 @@ def _logits(directory: Path, quantization: str) -> ComputeLogits:
 def _command(
     tensor: Annotated[bool, typer.Option("--tensor", help="Only the error of one known tensor.")] = False,
     model: Annotated[Path | None, typer.Option(help="Directory of a Hugging Face checkpoint.")] = None,
-    rows: Annotated[str, typer.Option(help="Names of rows, with commas between; unset: all.")] = "",
-    made: Annotated[Path | None, typer.Option(help="Where quantized checkpoints are kept; unset: thrown away.")] = None,
+    rows: Annotated[
+        str,
+        typer.Option(help="Names of rows, with commas between (of a shape: of load-time quantizations); unset: all."),
+    ] = "",
+    made: Annotated[
+        Path | None,
+        typer.Option(help="Where checkpoints and figures are kept: what is measured there is not measured again."),
+    ] = None,
     sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences of 256 tokens.")] = 96,
     quick: Annotated[bool, typer.Option("--quick", help="A shorter text: 4,096 tokens instead of 51,200.")] = False,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds in which rows take turns for speed; 0: none.")] = 3,
@@ -180,6 +215,7 @@ def _command(
             if model is None:
                 rates = measure_shape(
                     shape,
+                    tuple(name for name in rows.split(",") if name) or SHAPE_ROWS,
                     scratch=scratch,
                     python=llama_cpp,
                     num_rounds=max(1, rounds),

@@ -11,12 +11,22 @@ import torch
 from rich.table import Table
 
 from services.worker.engine.checkpoints.weights import open_checkpoint
+from services.worker.offline.kept_figures import FILE_NAME, KeptFigures
 from services.worker.offline.llama_cpp import BF16, LlamaCpp, make_file
 from services.worker.offline.random_checkpoint import QWEN2_05B, write_random_checkpoint
-from services.worker.offline.speed_rounds import Contender, OwnEngine, Rates, figures, run_rounds
+from services.worker.offline.speed_rounds import (
+    Contender,
+    OwnEngine,
+    Rates,
+    Round,
+    figures,
+    rates_of,
+    run_round,
+    warm_up,
+)
 
 SHAPES = {"qwen2-0.5b": QWEN2_05B}
-SHAPE_ROWS = ("none", "rtn-int8", "rtn-int4-g64-a8", "rtn-int4-g32-a8", "rtn-int4-g64")
+SHAPE_ROWS = ("none", "rtn-int8", "rtn-int8-g64", "rtn-int4-g64-a8", "rtn-int4-g32-a8", "rtn-int4-g64")
 """Rounded at load: with random weights nothing else differs."""
 LLAMA_CPP_KINDS = ("Q8_0", "Q4_0")
 
@@ -31,13 +41,20 @@ class Own:
 
 
 def measure_shape(
-    shape: str, *, scratch: Path, python: Path | None, num_rounds: int, report: Callable[[int, int], None]
+    shape: str,
+    names: Sequence[str],
+    *,
+    scratch: Path,
+    python: Path | None,
+    num_rounds: int,
+    report: Callable[[int, int], None],
 ) -> list[Rates]:
-    """Random weights of a known shape. Raises KeyError for an unknown one, LlamaCppFailed."""
+    """Random weights of a known shape, rounded at load as `names` say. Raises KeyError, QuantizationError,
+    LlamaCppFailed."""
     model = scratch / shape
     if not (model / "config.json").is_file():
         write_random_checkpoint(model, SHAPES[shape])
-    rows = [Own(name="16-bit" if name == "none" else name, directory=model, quantization=name) for name in SHAPE_ROWS]
+    rows = [Own(name="16-bit" if name == "none" else name, directory=model, quantization=name) for name in names]
     return measure_speed(model, rows, scratch=scratch, python=python, num_rounds=num_rounds, report=report)
 
 
@@ -50,18 +67,32 @@ def measure_speed(
     num_rounds: int,
     report: Callable[[int, int], None],
 ) -> list[Rates]:
-    """`python`: an interpreter that has llama-cpp-python, or None. Its files of `model` are kept in `scratch`."""
+    """`python`: an interpreter that has llama-cpp-python, or None. Its files of `model`, and every round that ended,
+    are kept in `scratch`: rounds of the same contenders are run until there are `num_rounds`."""
+    checkpoint = open_checkpoint(model)
+    kinds = (BF16, *LLAMA_CPP_KINDS) if python is not None else ()
+    names = [*(row.name for row in rows), *(f"llama.cpp {kind}" for kind in kinds)]
+    kept = KeptFigures(scratch / FILE_NAME)
+    key = f"speed of {checkpoint.fingerprint}, {torch.get_num_threads()} threads: {', '.join(names)}"
+    rounds: list[Round] = kept.get(key) or []
     with ExitStack() as stack:
-        contenders: list[tuple[str, Contender]] = [
-            (row.name, stack.enter_context(closing(OwnEngine(row.directory, row.quantization)))) for row in rows
-        ]
-        for kind in (BF16, *LLAMA_CPP_KINDS) if python is not None else ():
-            assert python is not None
-            file = make_file(python, model, kind, scratch)
-            peer = LlamaCpp(python, file, num_threads=torch.get_num_threads())
-            contenders.append((f"llama.cpp {kind}", stack.enter_context(closing(peer))))
-        vocabulary_size = open_checkpoint(model).config.vocabulary_size
-        return run_rounds(contenders, num_rounds=num_rounds, vocabulary_size=vocabulary_size, report=report)
+        contenders: list[tuple[str, Contender]] = []
+        if len(rounds) < num_rounds:
+            for row in rows:
+                own = stack.enter_context(closing(OwnEngine(row.directory, row.quantization)))
+                contenders.append((row.name, own))
+            for kind in kinds:
+                assert python is not None
+                file = make_file(python, model, kind, scratch)
+                peer = stack.enter_context(closing(LlamaCpp(python, file, num_threads=torch.get_num_threads())))
+                contenders.append((f"llama.cpp {kind}", peer))
+            warm_up(contenders, vocabulary_size=checkpoint.config.vocabulary_size)
+        while len(rounds) < num_rounds:
+            report(len(rounds), num_rounds)
+            vocabulary_size = checkpoint.config.vocabulary_size
+            rounds.append(run_round(contenders, number=len(rounds), vocabulary_size=vocabulary_size))
+            kept.put(key, rounds)
+        return rates_of(rounds)
 
 
 def speed_table(title: str, rates: Sequence[Rates]) -> Table:

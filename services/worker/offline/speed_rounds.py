@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -94,25 +94,32 @@ def figures() -> list[str]:
     return [*map(str, BATCHES), PREFILL]
 
 
-def run_rounds(
-    contenders: Sequence[tuple[str, Contender]],
-    *,
-    num_rounds: int,
-    vocabulary_size: int,
-    report: Callable[[int, int], None],
-) -> list[Rates]:
-    """Every contender once before the first round, untimed."""
-    rates = {name: Rates(name=name) for name, _ in contenders}
+Round = dict[str, dict[str, float]]
+"""By contender and figure: tokens per second."""
+
+
+def run_round(contenders: Sequence[tuple[str, Contender]], *, number: int, vocabulary_size: int) -> Round:
+    """Everybody's turn, figure by figure, in an order that differs between rounds."""
+    turn = number % len(contenders)
+    rates: Round = {name: {} for name, _ in contenders}
+    for figure in figures():
+        for name, contender in [*contenders[turn:], *contenders[:turn]]:
+            rates[name][figure] = _rate(contender, figure, vocabulary_size, seed=number)
+    return rates
+
+
+def warm_up(contenders: Sequence[tuple[str, Contender]], *, vocabulary_size: int) -> None:
+    """Once before the first round, untimed."""
     for _, contender in contenders:
         contender.seconds(_prompts(1, _PROMPT_TOKENS, vocabulary_size, seed=0), 3)
-    for number in range(num_rounds):
-        turn = number % len(contenders)
-        for figure in figures():
-            for name, contender in [*contenders[turn:], *contenders[:turn]]:
-                rate = _rate(contender, figure, vocabulary_size, seed=number)
-                rates[name].rounds.setdefault(figure, []).append(rate)
-        report(number + 1, num_rounds)
-    return list(rates.values())
+
+
+def rates_of(rounds: Sequence[Round]) -> list[Rates]:
+    """In the order of the first round."""
+    return [
+        Rates(name=name, rounds={figure: [one[name][figure] for one in rounds] for figure in figures()})
+        for name in rounds[0]
+    ]
 
 
 def _rate(contender: Contender, figure: str, vocabulary_size: int, *, seed: int) -> float:

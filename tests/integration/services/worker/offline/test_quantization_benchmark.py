@@ -63,6 +63,27 @@ def test_rows_are_made_measured_and_kept(model: Path, tmp_path: Path) -> None:
     assert made.stat().st_mtime_ns == written
 
 
+def test_a_run_that_was_cut_short_goes_on_where_it_was(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "_QUICK_WINDOWS", 2)
+    monkeypatch.setattr(tool, "_WINDOW_TOKENS", 64)
+    made = tmp_path / "made"
+    arguments = ("--model", str(model), "--made", str(made), "--sequences", "2", "--quick", "--json")
+    begun = command_line(*arguments, "--rows", "16-bit,int8-rtn", "--rounds", "1")
+    assert begun.exit_code == 0, begun.output
+    gone_on = command_line(*arguments, "--rows", "16-bit,int8-rtn", "--rounds", "2")
+    first, second = json.loads(begun.stdout), json.loads(gone_on.stdout)
+    assert first["rows"] == second["rows"]
+    for before, after in zip(first["speed"], second["speed"], strict=True):
+        assert (before["name"], len(after["rounds"]["8"])) == (after["name"], 2)
+        assert after["rounds"]["8"][:1] == before["rounds"]["8"]
+
+    (made / "measured.json").write_text("{")
+    refused = command_line(*arguments, "--rows", "16-bit", "--rounds", "0")
+    assert (refused.exit_code, "holds no figures of an earlier run" in refused.stderr) == (2, True)
+
+
 def test_the_tables_show_accuracy_and_speed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr(tool, "_QUICK_WINDOWS", 2)
