@@ -48,6 +48,7 @@ class Scheduler:
         max_running_sequences: int,
         policy: SchedulingPolicy = SchedulingPolicy.CONTINUOUS,
         draft_lengths: ChoosesDraftLengths | None = None,
+        watermark: float = WATERMARK,
     ) -> None:
         if max_tokens_per_step < max_running_sequences:
             raise ValueError(
@@ -63,7 +64,7 @@ class Scheduler:
         self._max_running_sequences = max_running_sequences
         self._policy = policy
         self._draft_lengths = draft_lengths
-        self._watermark_blocks = int(cache.pool.num_blocks * WATERMARK)
+        self._watermark_blocks = int(cache.pool.num_blocks * watermark)
         self._num_following = 0
         self._num_arrived = 0
 

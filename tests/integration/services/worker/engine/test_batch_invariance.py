@@ -12,9 +12,9 @@ import torch
 
 from services.worker.engine.config import EngineConfig, SchedulingPolicy
 from services.worker.engine.engine import Engine
-from services.worker.engine.events import Submit
+from services.worker.engine.events import Cancel, Submit
 from tests.builders import tiny_checkpoint
-from tests.engine_driver import drive, make_submit
+from tests.engine_driver import Told, drive, make_submit
 
 NUM_REQUESTS = 32
 SAMPLINGS: list[dict[str, Any]] = [
@@ -86,6 +86,22 @@ def test_preempted_for_want_of_blocks(checkpoint: Path, alone: dict[tuple[str, i
     assert told.tokens == alone
     assert told.statistics[-1].num_preemptions_total > 0
     assert sum(timing.num_preemptions for timing in told.timings.values()) > 0
+
+
+def test_after_the_cancel_of_every_third_neighbour(checkpoint: Path, alone: dict[tuple[str, int], list[int]]) -> None:
+    engine, told = load(checkpoint, max_tokens_per_step=64), Told()
+    for submission in submissions():
+        engine.submit(submission)
+    cancelled = [f"request {index}" for index in range(0, NUM_REQUESTS, 3)]
+    while engine.has_work:
+        told.step(engine)
+        if cancelled and len(told.statistics) > 3:
+            engine.cancel(Cancel(request_id=cancelled.pop()))
+    whole = {key for key, tokens in told.tokens.items() if len(tokens) == 24}
+    assert {(f"request {index}", 0) for index in range(NUM_REQUESTS) if index % 3} <= whole
+    assert len(whole) < NUM_REQUESTS
+    for key, tokens in told.tokens.items():
+        assert tokens == alone[key][: len(tokens)]
 
 
 def test_batched_statically(checkpoint: Path, alone: dict[tuple[str, int], list[int]]) -> None:

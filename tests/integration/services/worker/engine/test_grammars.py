@@ -1,11 +1,13 @@
 """Output held to a grammar by the real engine: whole, resumed, forked, cancelled, beside others, refused."""
 
 import json
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.engine import Engine
@@ -100,6 +102,23 @@ def test_beside_others_everybody_says_what_they_say_alone(engine: Engine) -> Non
     alone = {submit.request_id: drive(engine, submit).tokens[submit.request_id, 0] for submit in submissions}
     together = drive(engine, *submissions)
     assert {name: together.tokens[name, 0] for name in alone} == alone
+
+
+def test_the_next_masks_are_computed_while_the_model_runs(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model waits for them in this test: were they computed behind it, they would not be there."""
+    decoder, num_steps = engine._runner._decoder, 0
+    forward = decoder.forward
+
+    def forward_when_masks_are_there(*arguments: Any) -> torch.Tensor:
+        nonlocal num_steps
+        pending = [sequence.constraint._pending for sequence in engine._scheduler.running]  # type: ignore[union-attr]
+        assert len(wait(pending, timeout=10).done) == 3
+        num_steps += 1
+        return forward(*arguments)
+
+    monkeypatch.setattr(decoder, "forward", forward_when_masks_are_there)
+    drive(engine, *(held(f"r{seed}", REGEX, temperature=1.0, seed=seed, max_tokens=5) for seed in range(3)))
+    assert num_steps == 5
 
 
 def test_preempted_and_computed_again_the_output_is_the_same(checkpoint: Path) -> None:

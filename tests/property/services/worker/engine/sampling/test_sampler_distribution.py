@@ -1,7 +1,7 @@
 """The sampler draws from the distribution it should: chi-square tests, and any filter's draws stay inside it.
 
 Every chi-square limit is the 1 in 10,000 quantile; seeds are fixed, so the tests do not flicker, and a changed
-generator has a false alarm in at most one of 1,600 changes (six distributions).
+generator has a false alarm in at most one of 1,250 changes (eight tests).
 """
 
 from collections.abc import Iterable
@@ -70,6 +70,19 @@ def test_biased_draws_follow_the_biased_distribution() -> None:
     bias = torch.tensor([-1.5, 0, 0, 1.0, 0, 0, 2.0, 0])
     found = counts(temperature=1.0, logit_bias=((0, -1.5), (3, 1.0), (6, 2.0)))
     expected = (LOGITS.double() + bias).softmax(dim=0) * NUM_DRAWS
+    assert float(((found - expected) ** 2 / expected).sum()) < LIMITS[7]
+
+
+def test_penalised_draws_follow_the_penalised_distribution() -> None:
+    """Token 0 is in the prompt, 1 once and 3 twice in the output, 5 in both."""
+    sampling = {"repetition_penalty": 1.5, "frequency_penalty": 0.25, "presence_penalty": -0.5}
+    tokens = [0, 5, 1, 3, 3, 5]
+    sequences = [make_sequence(tokens, num_output_tokens=4, seed=seed, **sampling) for seed in range(NUM_DRAWS)]
+    drawn = [token.token_id for token in sample(LOGITS.repeat(NUM_DRAWS, 1), [*map(Draw, sequences)]).read()]
+    repeated = torch.tensor([2.0 / 1.5, 1.0 / 1.5, 0.5, 0.0, 0.0, -0.5 * 1.5, -1.0, -2.0]).double()
+    occurrences = torch.tensor([0, 1, 0, 2, 0, 1, 0, 0])
+    expected = (repeated - 0.25 * occurrences + 0.5 * (occurrences > 0)).softmax(dim=0) * NUM_DRAWS
+    found = torch.bincount(torch.tensor(drawn), minlength=len(LOGITS)).double()
     assert float(((found - expected) ** 2 / expected).sum()) < LIMITS[7]
 
 

@@ -111,6 +111,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy=st.sampled_from([*SchedulingPolicy]),
         enable_prefix_cache=st.booleans(),
         windows=st.sampled_from([(None,), (None,), (7,), (1,), (None, 5), (None, 9, 9), (3, None), (4, 11)]),
+        watermark_blocks=st.integers(0, 3),
     )
     def build(
         self,
@@ -121,7 +122,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy: SchedulingPolicy,
         enable_prefix_cache: bool,
         windows: tuple[int | None, ...],
+        watermark_blocks: int,
     ) -> None:
+        self.num_places, self.watermark_blocks = num_places, watermark_blocks
         self.budget = num_places + spare_budget
         self.lengths = AnyLengths()
         self.guesses = [True]
@@ -136,6 +139,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_running_sequences=num_places,
             policy=policy,
             draft_lengths=self.lengths,
+            watermark=(watermark_blocks + 0.5) / num_blocks,
         )
         self.memory = SimulatedMemory(geometry)
         self.alive: list[Sequence] = []
@@ -220,6 +224,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.work_is_done(batch)
         self.the_last_gave_way(before, batch)
         self.the_first_were_admitted(before)
+        self.the_head_waits_for_a_reason(before, batch)
         self.draft(batch)
         self.memory.compute(batch)
         chosen = [
@@ -303,6 +308,17 @@ class SchedulerMachine(RuleBasedStateMachine):
                     assert before.served[one.tenant] <= before.served[other.tenant], "a tenant got more than its share"
                     if one.tenant == other.tenant:
                         assert one.order_key < other.order_key, "a later deadline or arrival was admitted first"
+
+    def the_head_waits_for_a_reason(self, before: Before, batch: ScheduledBatch) -> None:
+        """Who is first in the queue is admitted once there are a place, budget and blocks for all that is promised."""
+        head, running = self.scheduler.waiting.head(), self.scheduler.running
+        is_closed = self.policy is SchedulingPolicy.STATIC and before.running
+        if head is None or is_closed or batch.preempted:
+            return
+        promised = sum(self.cache.blocks_to_come(one) for one in (head, *running))
+        has_blocks = promised + self.watermark_blocks <= self.cache.pool.num_free
+        has_budget = batch.num_tokens < self.budget
+        assert not (has_blocks and has_budget and len(running) < self.num_places), "the head waits for nothing"
 
     @invariant()
     def books_are_right(self) -> None:

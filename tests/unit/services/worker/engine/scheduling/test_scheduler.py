@@ -92,6 +92,24 @@ def test_admission_leaves_room_for_prompts_that_are_only_partly_computed() -> No
     assert scheduler.running == [long]
 
 
+@pytest.mark.parametrize(("num_tokens", "is_admitted"), [(4 * 8, True), (4 * 8 + 1, False)])
+def test_admission_leaves_one_block_of_a_hundred_free(num_tokens: int, is_admitted: bool) -> None:
+    """Ten blocks are free of two hundred, and the watermark is two."""
+    scheduler = make_scheduler(num_blocks=200, budget=1_000)
+    scheduler.add(make_sequence(prompt(0, 4 * 190 - 1)))
+    step(scheduler)
+    second = make_sequence(prompt(5_000, num_tokens))
+    scheduler.add(second)
+    batch = scheduler.schedule()
+    assert any(item.sequence is second for item in batch.items) == is_admitted
+
+
+def test_who_runs_alone_may_have_every_block() -> None:
+    scheduler = make_scheduler(num_blocks=200, budget=1_000)
+    scheduler.add(make_sequence(prompt(0, 4 * 200)))
+    assert step(scheduler).num_tokens == 800
+
+
 def test_static_batches_admit_nobody_until_all_have_ended() -> None:
     scheduler = make_scheduler(policy=SchedulingPolicy.STATIC)
     first, second = make_sequence(prompt(0, 3)), make_sequence(prompt(9, 3))
