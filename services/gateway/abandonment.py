@@ -16,7 +16,6 @@ from shared.telemetry.metrics import ABANDONED_REQUESTS
 logger = structlog.get_logger(__name__)
 
 REASON = "the client disconnected"
-_RETRY_SECONDS = 1.0
 
 
 class Abandonments:
@@ -47,14 +46,15 @@ class Abandonments:
             self._due_at[request_id] = self._monotonic() + self._grace_seconds
 
     async def sweep(self) -> None:
-        """Cancel what is due. Called a few times a second; a ledger that is away is asked again."""
+        """Cancel what is due. Called a few times a second. While the ledger is away nobody can come back elsewhere
+        either, so the grace begins anew."""
         now = self._monotonic()
         for request_id in [request_id for request_id, due_at in self._due_at.items() if due_at <= now]:
             try:
                 await self._end(request_id)
             except LedgerUnavailable:
                 if request_id in self._due_at:
-                    self._due_at[request_id] = self._monotonic() + _RETRY_SECONDS
+                    self._due_at[request_id] = self._monotonic() + self._grace_seconds
 
     async def _end(self, request_id: RequestId) -> None:
         subscribers_left = await self._ledger.detach(request_id, channel=self._channel)

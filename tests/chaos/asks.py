@@ -74,6 +74,8 @@ class Ask:
     ended_at: float | None = None
     ended_early: str | None = None
     """The code of the error event that ended the stream, when this ending was allowed."""
+    is_untold: bool = False
+    """Long past its deadline the stream ended without knowing the outcome, and said so."""
     deadline_at: float | None = None
     request_id: str | None = None
     receipts: list[tuple[str, int, int]] = field(default_factory=list)

@@ -1,6 +1,7 @@
 """One run: the stack under load and faults, then the verdict. Knows processes and addresses, judges nothing itself."""
 
 import asyncio
+import math
 import random
 import sys
 import time
@@ -8,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import httpx
@@ -30,6 +32,8 @@ from tests.chaos.schedule import EVERY_FAULT, Fault, Strike, schedule
 
 _LEAST_PATIENCE_SECONDS = 90.0
 """A client of a short run waits no less long than one of a long run: workers may be away for a minute."""
+_FLEET_LOOKS = 60
+"""One a second: a worker that was killed last starts within that, also on busy cores."""
 REQUESTS = ("inference.requests.default.interactive", "inference.requests.default.bulk")
 RESULTS, DEAD_LETTERS = "inference.results", "inference.dead-letters"
 
@@ -45,6 +49,7 @@ class Plan:
     pause_seconds: tuple[float, float] = (6.0, 11.0)
     asks_per_second: float = 2.5
     settle_seconds: float = 90.0
+    """Without a further answer: longer than any worker is away and any lease, session or claim has to be waited out."""
     worker_module: str = "tests.chaos.mixed_worker"
     workers: int = 3
     model: Path | None = None
@@ -169,11 +174,13 @@ class ChaosRun:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         self._say("asked and struck; settling")
-        forgot_at = [strike.started_at for strike in saboteur.injections if strike.fault is Fault.EMPTY_REDIS]
-        verdict = await self._settled_verdict(bootstrap, forgot_at)
+        emptied = [injection for injection in saboteur.injections if injection.fault is Fault.EMPTY_REDIS]
+        forgot = [(injection.started_at, injection.ended_at) for injection in emptied]
+        await self._settled(bootstrap, forgot)
         lag = await self._final_lag(offsets)
-        verdict.differing += [f"committed offsets went back: {line}" for line in offsets.went_back]
         requests, kv_blocks = await _left_running(stack)
+        verdict = await self._verdict(bootstrap, forgot)  # with what was said of them after the first answer
+        verdict.differing += [f"committed offsets went back: {line}" for line in offsets.went_back]
         offsets.close()
         leftovers = Leftovers(lag=lag, requests=requests, kv_blocks=kv_blocks)
         return Outcome(self.asks, saboteur.injections, verdict, leftovers, self.notes)
@@ -214,19 +221,26 @@ class ChaosRun:
         injection = await saboteur.strike(fault)
         self._say(f"  done: {fault.value} {injection.victim}")
 
-    async def _settled_verdict(self, bootstrap: str, forgot_at: Sequence[float]) -> Verdict:
-        """The verdict once everything accepted is answered, or when there was time enough for it."""
-        give_up_at = time.monotonic() + self.plan.settle_seconds
-        while True:
-            results = await asyncio.to_thread(read_topic, bootstrap, RESULTS)
-            dead_letters = await asyncio.to_thread(read_topic, bootstrap, DEAD_LETTERS)
-            requests = [
-                record for topic in REQUESTS for record in await asyncio.to_thread(read_topic, bootstrap, topic)
-            ]
-            verdict = judge(self.asks, results, dead_letters, forgot_at=forgot_at, requests=requests)
-            if not verdict.lost or time.monotonic() > give_up_at:
-                return verdict
+    async def _settled(self, bootstrap: str, forgot: Sequence[tuple[float, float]]) -> None:
+        """Until everything accepted is answered, or nothing has been answered for a while.
+
+        No promise says how long a backlog takes on busy cores. One says that what is accepted is answered: who still
+        waits when nothing moves any more is lost.
+        """
+        num_answered, give_up_at = -1, math.inf
+        while time.monotonic() < give_up_at:
+            verdict = await self._verdict(bootstrap, forgot)
+            if not verdict.lost:
+                return
+            if verdict.num_answered > num_answered:
+                num_answered, give_up_at = verdict.num_answered, time.monotonic() + self.plan.settle_seconds
             await asyncio.sleep(2.0)
+
+    async def _verdict(self, bootstrap: str, forgot: Sequence[tuple[float, float]]) -> Verdict:
+        results, dead_letters, *requests = [
+            await asyncio.to_thread(read_topic, bootstrap, topic) for topic in (RESULTS, DEAD_LETTERS, *REQUESTS)
+        ]
+        return judge(self.asks, results, dead_letters, forgot=forgot, requests=list(chain(*requests)))
 
     async def _final_lag(self, offsets: OffsetWatch) -> int | None:
         give_up_at = time.monotonic() + self.plan.settle_seconds
@@ -240,7 +254,7 @@ async def _left_running(stack: EmbeddedStack) -> tuple[int | None, int | None]:
     requests: int | None = None
     kv_blocks: int | None = None
     async with httpx.AsyncClient(timeout=3.0) as client:
-        for _ in range(20):
+        for _ in range(_FLEET_LOOKS):
             for url in stack.supervisor_urls:
                 try:
                     workers = (await client.get(f"{url}/fleet")).json()["workers"]

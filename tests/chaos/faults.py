@@ -31,7 +31,8 @@ _KAFKA_STARTS = 3
 _VISIT_SECONDS = 8.0
 _CLOCK_OFF_SECONDS = 8.0
 _HOUR = 3_600
-_ALIVE_WITHIN_SECONDS = 10.0
+_ALIVE_WITHIN_SECONDS = 60.0
+"""Where a machine is gone twice at once, every gateway is frozen for a while: longer than that, and slack."""
 
 
 @dataclass(slots=True)

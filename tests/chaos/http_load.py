@@ -119,13 +119,14 @@ class HttpLoad:
     async def _refused(self, ask: Ask, request: httpx.Request, response: httpx.Response) -> None:
         """An early end has a status of its own before the first event; other 5xx are tried again elsewhere."""
         body = await response.aread()
-        code = ""
+        error = {"code": "", "message": ""}
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            code = json.loads(body)["error"]["code"]
+            error |= json.loads(body)["error"]
+        code = error["code"]
         if ask.early is not None and code in _EARLY_CODES and "x-request-id" in response.headers:
             ask.request_id = response.headers["x-request-id"]
             ask.accepted_at = ask.accepted_at or time.monotonic()
-            _end_early_by(ask, code)
+            _end_early_by(ask, error)
         elif ask.early is Early.DEADLINE and code == "deadline_exceeded":
             ask.ended_at = time.monotonic()  # refused: nobody had told us that it was accepted
         elif response.status_code < 500:
@@ -189,12 +190,13 @@ async def lines_of(parts: AsyncIterator[bytes]) -> AsyncIterator[str]:
 
 def _take_error(ask: Ask, error: dict[str, str]) -> None:
     if ask.early is not None and error["code"] in _EARLY_CODES:
-        _end_early_by(ask, error["code"])
+        _end_early_by(ask, error)
     elif "resume it" not in error["message"]:
         ask.problems.append(f"error event: {error}")
 
 
-def _end_early_by(ask: Ask, code: str) -> None:
-    ask.ended_early, ask.ended_at = code, time.monotonic()
+def _end_early_by(ask: Ask, error: dict[str, str]) -> None:
+    ask.ended_early, ask.ended_at = error["code"], time.monotonic()
+    ask.is_untold = "nobody told the outcome" in error["message"]
     if ask.deadline_at is not None and time.time() < ask.deadline_at - 0.5:
         ask.problems.append(f"expired {ask.deadline_at - time.time():.1f} s before its deadline")

@@ -55,6 +55,8 @@ class Verdict:
     """Records of one key, asked for in order, that were sealed in another."""
     convicted: list[tuple[str, Ask]] = field(default_factory=list)
     """Which promise was broken for whom: lost, duplicated, differing or wrong."""
+    num_answered: int = 0
+    """Requests that have a terminal, asked for or not."""
     num_early: int = 0
     """Requests that were cancelled or expired, as somebody had asked for."""
     num_repeats: int = 0
@@ -115,22 +117,22 @@ def judge(
     results: Sequence[Record],
     dead_letters: Sequence[Record] = (),
     *,
-    forgot_at: Sequence[float] = (),
+    forgot: Sequence[tuple[float, float]] = (),
     requests: Sequence[Record] = (),
 ) -> Verdict:
-    """`forgot_at`: when Redis lost its data. `requests`: what the strangers' producer has really written."""
+    """`forgot`: from when to when Redis may have lost its data. `requests`: what was really written by strangers."""
     verdict = Verdict()
     by_id: dict[str, list[Record]] = defaultdict(list)
     for record in results:
         by_id[record.header("ce_id")].append(record)
+    verdict.num_answered = len(by_id)
     verdict.num_repeats = sum(len(records) - 1 for records in by_id.values())
     claimed: set[str] = set()
     id_of_subject = {records[0].header("ce_subject"): request_id for request_id, records in by_id.items()}
     id_of_source = {record.source: request_id for request_id, records in by_id.items() for record in records}
     twice = _written_twice(asks, requests)
     for ask in asks:
-        ask.receipts += twice.get(ask.name, [])
-        ids = _ids_of(ask, id_of_subject, id_of_source)
+        ids = _ids_of(ask, id_of_subject, id_of_source, [*ask.receipts, *twice.get(ask.name, [])])
         claimed |= ids
         if len(ids) > 1 and ask.name in twice:
             _judge_all(verdict, ask, [by_id[request_id][0] for request_id in sorted(ids)])
@@ -142,7 +144,7 @@ def judge(
             verdict.convict("differing", ask, "two terminals that are not the same")
         if records:
             until = math.inf if ask.ended_at is None or ask.has_left else ask.ended_at
-            has_forgotten = any(ask.asked_at <= at <= until for at in forgot_at)
+            has_forgotten = any(ask.asked_at <= ended and began <= until for began, ended in forgot)
             _judge_terminal(verdict, ask, records[0], has_forgotten=has_forgotten)
         elif ask.is_accepted:
             verdict.convict("lost", ask, "no terminal")
@@ -181,12 +183,17 @@ def _written_twice(asks: Sequence[Ask], requests: Sequence[Record]) -> dict[str,
     return found
 
 
-def _ids_of(ask: Ask, subjects: dict[str, str], sources: dict[tuple[str, int, int], str]) -> set[str]:
+def _ids_of(
+    ask: Ask,
+    subjects: dict[str, str],
+    sources: dict[tuple[str, int, int], str],
+    receipts: Sequence[tuple[str, int, int]],
+) -> set[str]:
     if ask.way in (Way.STREAM, Way.AWAIT):
         by_key = subjects.get(f"idem:{ask.name}")
         return {found for found in (ask.request_id, by_key) if found}
     if ask.way is Way.KAFKA_NAMELESS:
-        return {sources[receipt] for receipt in ask.receipts if receipt in sources}
+        return {sources[receipt] for receipt in receipts if receipt in sources}
     return {subjects[ask.name]} if ask.name in subjects else set()
 
 
@@ -202,13 +209,13 @@ def _judge_terminal(verdict: Verdict, ask: Ask, terminal: Record, *, has_forgott
         verdict.convict("wrong", ask, f"{kind}: {terminal.value[:200]!r}")
     elif kind != "completed":
         verdict.num_early += 1
-        if ask.ended_at is not None and ask.ended_early is None and not ask.has_left:
+        if ask.is_accepted and ask.ended_at is not None and ask.ended_early is None and not ask.has_left:
             verdict.convict("wrong", ask, f"the stream was read to its end, and the terminal says {kind}")
         elif problem := early_usage_problem(ask, json.loads(terminal.value), has_forgotten=has_forgotten):
             verdict.convict("wrong", ask, problem)
     elif problem := result_problem(ask, json.loads(terminal.value)):
         verdict.convict("wrong", ask, problem)
-    elif ask.ended_early is not None and ask.early is not None:
+    elif ask.ended_early is not None and ask.early is not None and not ask.is_untold:
         verdict.convict("wrong", ask, f"the stream ended as {ENDING_OF[ask.early]}, and the terminal says completed")
 
 

@@ -1,8 +1,8 @@
 """`python -m tests.chaos.run`: the stack under load and faults, then the verdict. Status 1 when a promise was broken.
 
-CHAOS_MINUTES (5; with the null engine), CHAOS_MODEL_MINUTES (a fifth of that; then with a tiny model), CHAOS_SEED (1),
-CHAOS_FAULTS (`;` between names; every one), CHAOS_PAUSE_SECONDS (6,11: between two faults), CHAOS_DIRECTORY (a
-temporary one; kept when the run fails).
+CHAOS_MINUTES (5; with the null engine), CHAOS_MODEL_MINUTES (a fifth of that, three at most; then with a tiny model),
+CHAOS_SEED (1), CHAOS_FAULTS (`;` between names; every one), CHAOS_PAUSE_SECONDS (6,11: between two faults),
+CHAOS_DIRECTORY (a temporary one; kept when the run fails).
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def chosen_faults(names: str) -> tuple[Fault, ...]:
 def plans(directory: Path, environment: dict[str, str]) -> list[Plan]:
     """The run with the null engine, and the one with a model after it; a part of no length is left out."""
     minutes = float(environment.get("CHAOS_MINUTES", "5"))
-    model_minutes = float(environment.get("CHAOS_MODEL_MINUTES", minutes / 5))
+    model_minutes = float(environment.get("CHAOS_MODEL_MINUTES", min(3, minutes / 5)))
     faults = chosen_faults(environment.get("CHAOS_FAULTS", ""))
     fewest, most = map(float, environment.get("CHAOS_PAUSE_SECONDS", "6,11").split(","))
     seed = int(environment.get("CHAOS_SEED", "1"))
