@@ -93,7 +93,7 @@ class Decoder:
         residual = self._embed(token_ids)
         if self.config.embedding_scale != 1:
             residual.mul_(self._embedding_scale)
-        if self._native is not None and not any(cache.cells for cache in caches):
+        if self._native is not None:
             return self._native.forward(residual, caches, layouts)
         update: torch.Tensor | None = None
         for layer, cache in zip(self._layers, caches, strict=True):

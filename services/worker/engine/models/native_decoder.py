@@ -138,6 +138,8 @@ class NativeDecoder:
         for structure, cache in zip(self._layers, caches, strict=True):
             structure.keys, structure.values = cache.keys.data_ptr(), cache.values.data_ptr()
             structure.layout = cache.group
+            structure.cell_format = 0 if cache.cells is None else cache.cells.format
+            structure.cell_bytes = 0 if cache.cells is None else cache.cells.num_bytes
         self._caches = caches
 
     def _buffers(self, num_tokens: int) -> dict[str, int]:

@@ -10,6 +10,7 @@
 #include <math.h>
 
 #include "attention_tiles.h"
+#include "cells.h"
 #include "matmul.h"
 
 #define KEYS 64
@@ -17,9 +18,9 @@
 
 /* Where one layer's cache lies, and the sequence in it. */
 struct paged {
-    const uint16_t *keys, *values; /* [N, P, K, D] from the task's kv head on */
+    const uint8_t *keys, *values; /* [N, P, K, bytes] from the task's kv head on: bfloat16, or cells of `format` */
     const int32_t *table;
-    int64_t block_size, row_size;
+    int64_t block_size, row_bytes, format;
 };
 
 struct chunk {
@@ -29,7 +30,14 @@ struct chunk {
 };
 
 static inline int64_t cell_of(const struct paged *p, int64_t position) {
-    return ((int64_t)p->table[position / p->block_size] * p->block_size + position % p->block_size) * p->row_size;
+    return ((int64_t)p->table[position / p->block_size] * p->block_size + position % p->block_size) * p->row_bytes;
+}
+
+/* The numbers at a place: where they lie, or read into `room`. */
+static inline const uint16_t *numbers_at(const uint8_t *place, int64_t format, uint16_t *room, int64_t head_size) {
+    if (format == 0) return (const uint16_t *)(const void *)place;
+    penstock_read_cell(room, place, format, head_size);
+    return room;
 }
 
 /* Keys as columns: [KEYS / 16, D / 2, 16, 2]. Values as weights over keys: [D / 16, KEYS / 2, 16, 2]. Padded with 0. */
@@ -38,11 +46,12 @@ static void pack_tile(uint32_t *restrict keys, uint32_t *restrict values, const 
     static const uint16_t zeros[MAX_HEAD_SIZE];
     for (int64_t j = 0; j < KEYS; j += 2) {
         const uint16_t *rows[2], *own[2];
+        uint16_t room[4][MAX_HEAD_SIZE];
         for (int64_t i = 0; i < 2; i++) {
             int is_there = j + i < count;
             int64_t cell = is_there ? cell_of(p, start + j + i) : 0;
-            rows[i] = is_there ? p->keys + cell : zeros;
-            own[i] = is_there ? p->values + cell : zeros;
+            rows[i] = is_there ? numbers_at(p->keys + cell, p->format, room[i], head_size) : zeros;
+            own[i] = is_there ? numbers_at(p->values + cell, p->format, room[2 + i], head_size) : zeros;
             uint32_t *column = keys + (j + i) / LANES * LANES * head_size / 2 + (j + i) % LANES;
             for (int64_t d = 0; d < head_size / 2; d++) memcpy(column + d * LANES, rows[i] + 2 * d, 4);
         }

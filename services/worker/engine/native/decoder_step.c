@@ -22,8 +22,8 @@ struct layer {
     const uint16_t *query_norm, *key_norm; /* [D], or NULL */
     struct linear query_key_value, output, gate_up, down;
     const float *angles; /* [positions, rotary_size] */
-    uint16_t *keys, *values; /* [N, P, K, D] */
-    int64_t rotary_size, window, layout;
+    uint8_t *keys, *values; /* [N, P, K, D] bfloat16, or [N, P, K, cell_bytes] of `cell_format` */
+    int64_t rotary_size, window, layout, cell_format, cell_bytes;
     float scale, soft_cap;
 };
 
@@ -116,6 +116,11 @@ static void turn(uint16_t *out, uint16_t *x, const uint16_t *norm, const float *
     turn_head_bf16(out, norm ? normed : x, angles, d->head_size, l->rotary_size);
 }
 
+/* Of one key or value of one head. */
+static int64_t row_bytes(const struct decoder *d, const struct layer *l) {
+    return l->cell_format ? l->cell_bytes : d->head_size * 2;
+}
+
 /* One kv head of one token and the queries that go with it: keys and values into the cache, queries turned. */
 static void place_head(const struct decoder *d, const struct layer *l, const struct step *s, int64_t token,
                        int64_t kv_head) {
@@ -123,11 +128,19 @@ static void place_head(const struct decoder *d, const struct layer *l, const str
     uint16_t *row = s->projected + token * (d->num_query_heads + 2 * d->num_kv_heads) * size;
     uint16_t *queries = s->queries + token * d->num_query_heads * size;
     const float *angles = l->angles + s->positions[token] * l->rotary_size;
-    int64_t cell = (s->layouts[l->layout].slots[token] * d->num_kv_heads + kv_head) * size;
+    int64_t cell = (s->layouts[l->layout].slots[token] * d->num_kv_heads + kv_head) * row_bytes(d, l);
+    const uint16_t *value = row + (d->num_query_heads + d->num_kv_heads + kv_head) * size;
+    uint16_t key[MAX_HEAD_SIZE];
     for (int64_t h = kv_head * group; h < (kv_head + 1) * group; h++)
         turn(queries + h * size, row + h * size, l->query_norm, angles, d, l);
-    turn(l->keys + cell, row + (d->num_query_heads + kv_head) * size, l->key_norm, angles, d, l);
-    memcpy(l->values + cell, row + (d->num_query_heads + d->num_kv_heads + kv_head) * size, (size_t)size * 2);
+    turn(key, row + (d->num_query_heads + kv_head) * size, l->key_norm, angles, d, l);
+    if (l->cell_format) {
+        penstock_write_cell(l->keys + cell, key, l->cell_format, size);
+        penstock_write_cell(l->values + cell, value, l->cell_format, size);
+    } else {
+        memcpy(l->keys + cell, key, (size_t)size * 2);
+        memcpy(l->values + cell, value, (size_t)size * 2);
+    }
 }
 
 static void attend_single(const struct decoder *d, const struct layer *l, const struct step *s, int64_t sequence,
@@ -135,9 +148,17 @@ static void attend_single(const struct decoder *d, const struct layer *l, const 
     const struct layout *layout = s->layouts + l->layout;
     int64_t size = d->head_size, group = d->num_query_heads / d->num_kv_heads;
     int64_t place = (sequence * d->num_query_heads + kv_head * group) * size;
-    attend_token_bf16(s->attended + place, s->queries + place, l->keys + kv_head * size, l->values + kv_head * size,
-                      layout->block_tables + sequence * layout->table_size, s->context_lengths[sequence],
-                      s->block_size, d->num_kv_heads * size, group, size, l->window, l->scale, l->soft_cap);
+    const int32_t *table = layout->block_tables + sequence * layout->table_size;
+    int64_t context = s->context_lengths[sequence];
+    if (l->cell_format) {
+        const struct cells cells = {l->keys,  l->values,          l->cell_format,  l->cell_bytes, s->block_size,
+                                    d->num_query_heads, d->num_kv_heads, size, l->window, l->scale, l->soft_cap};
+        penstock_attend_cells_of_head(s->attended + place, s->queries + place, &cells, table, context, kv_head);
+        return;
+    }
+    const uint16_t *keys = (const uint16_t *)(const void *)l->keys, *values = (const uint16_t *)(const void *)l->values;
+    attend_token_bf16(s->attended + place, s->queries + place, keys + kv_head * size, values + kv_head * size, table,
+                      context, s->block_size, d->num_kv_heads * size, group, size, l->window, l->scale, l->soft_cap);
 }
 
 static void attend_part(const struct decoder *d, const struct layer *l, const struct step *s, int64_t sequence,
@@ -146,9 +167,10 @@ static void attend_part(const struct decoder *d, const struct layer *l, const st
     int64_t size = d->head_size, group = d->num_query_heads / d->num_kv_heads;
     int64_t token = s->query_starts[sequence] + begin, left = s->query_starts[sequence + 1] - token;
     int64_t place = (token * d->num_query_heads + kv_head * group) * size;
-    const struct paged paged = {l->keys + kv_head * size, l->values + kv_head * size,
+    int64_t own = row_bytes(d, l);
+    const struct paged paged = {l->keys + kv_head * own, l->values + kv_head * own,
                                 layout->block_tables + sequence * layout->table_size, s->block_size,
-                                d->num_kv_heads * size};
+                                d->num_kv_heads * own, l->cell_format};
     const struct chunk chunk = {left < most ? left : most, s->positions[token], group, size,
                                 d->num_query_heads * size, l->window, l->scale, l->soft_cap};
     attend_chunk(s->attended + place, s->queries + place, &paged, &chunk);

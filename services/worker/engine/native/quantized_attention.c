@@ -6,6 +6,7 @@
  */
 #include <math.h>
 
+#include "cells.h"
 #include "quantized_lanes.h"
 
 #define MAX_GROUP 64
@@ -179,33 +180,32 @@ INLINE void soften(float *weights, float *sum, float *largest, float *total, int
     for (int64_t d = 0; d < head_size; d++) sum[d] *= shrink;
 }
 
-INLINE void attend(void *out, const void *queries, const uint8_t *keys, const uint8_t *values, const int32_t *table,
-                   int64_t context, int64_t s, int64_t kv_head, int64_t block_size, int64_t num_query_heads,
-                   int64_t num_kv_heads, int64_t head_size, int64_t cell_bytes, int64_t window, float scale,
-                   float soft_cap, const enum format format, const int is_wide) {
-    int64_t group = num_query_heads / num_kv_heads, place = (s * num_query_heads + kv_head * group) * head_size;
+INLINE void attend(void *out, const void *queries, const struct cells *c, const int32_t *table, int64_t context,
+                   int64_t kv_head, const enum format format, const int is_wide) {
+    int64_t group = c->num_query_heads / c->num_kv_heads, head_size = c->head_size, block_size = c->block_size;
+    const uint8_t *keys = c->keys, *values = c->values;
     float query[MAX_GROUP * MAX_HEAD_SIZE], sum[MAX_GROUP * MAX_HEAD_SIZE], row[MAX_HEAD_SIZE];
     float weights[MAX_GROUP * TILE], largest[MAX_GROUP], total[MAX_GROUP];
     for (int64_t i = 0; i < group * head_size; i++) {
-        query[i] = is_wide ? ((const float *)queries)[place + i] : widen(((const uint16_t *)queries)[place + i]);
+        query[i] = is_wide ? ((const float *)queries)[i] : widen(((const uint16_t *)queries)[i]);
         sum[i] = 0.0f;
     }
     for (int64_t g = 0; g < group; g++) largest[g] = -INFINITY, total[g] = 0.0f;
-    int64_t first = window > 0 && context > window ? context - window : 0;
+    int64_t first = c->window > 0 && context > c->window ? context - c->window : 0;
     for (int64_t start = first; start < context; start += TILE) {
         int64_t count = context - start < TILE ? context - start : TILE, cells[TILE];
         for (int64_t j = 0; j < count; j++) {
             int64_t position = start + j, block = table[position / block_size];
-            cells[j] = ((block * block_size + position % block_size) * num_kv_heads + kv_head) * cell_bytes;
-            prefetch(values + cells[j], cell_bytes);
+            cells[j] = ((block * block_size + position % block_size) * c->num_kv_heads + kv_head) * c->bytes;
+            prefetch(values + cells[j], c->bytes);
         }
         for (int64_t j = 0; j < count; j++) {
             read_cell(row, keys + cells[j], format, head_size, is_wide);
             for (int64_t g = 0; g < group; g++) {
                 float dot = 0.0f;
                 for (int64_t d = 0; d < head_size; d++) dot += query[g * head_size + d] * row[d];
-                dot *= scale;
-                weights[g * TILE + j] = soft_cap > 0.0f ? soft_cap * tanhf(dot / soft_cap) : dot;
+                dot *= c->scale;
+                weights[g * TILE + j] = c->soft_cap > 0.0f ? c->soft_cap * tanhf(dot / c->soft_cap) : dot;
             }
         }
         for (int64_t g = 0; g < group; g++)
@@ -221,9 +221,31 @@ INLINE void attend(void *out, const void *queries, const uint8_t *keys, const ui
     for (int64_t i = 0; i < group * head_size; i++) {
         float value = sum[i] / total[i / head_size];
         if (is_wide)
-            ((float *)out)[place + i] = value;
+            ((float *)out)[i] = value;
         else
-            ((uint16_t *)out)[place + i] = narrow(value);
+            ((uint16_t *)out)[i] = narrow(value);
+    }
+}
+
+void penstock_write_cell(uint8_t *cell, const uint16_t *in, int64_t format, int64_t head_size) {
+    float values[MAX_HEAD_SIZE];
+    for (int64_t d = 0; d < head_size; d++) values[d] = widen(in[d]);
+    write_cell(cell, values, (enum format)format, head_size);
+}
+
+void penstock_read_cell(uint16_t *out, const uint8_t *cell, int64_t format, int64_t head_size) {
+    float values[MAX_HEAD_SIZE];
+    read_cell(values, cell, (enum format)format, head_size, 0);
+    for (int64_t d = 0; d < head_size; d++) out[d] = narrow(values[d]);
+}
+
+void penstock_attend_cells_of_head(uint16_t *out, const uint16_t *queries, const struct cells *cells,
+                                   const int32_t *table, int64_t context, int64_t kv_head) {
+    switch (cells->format) {
+        case INT8: attend(out, queries, cells, table, context, kv_head, INT8, 0); break;
+        case INT8_UPPER: attend(out, queries, cells, table, context, kv_head, INT8_UPPER, 0); break;
+        case INT4: attend(out, queries, cells, table, context, kv_head, INT4, 0); break;
+        default: attend(out, queries, cells, table, context, kv_head, FP8, 0);
     }
 }
 
@@ -233,21 +255,17 @@ void penstock_attend_cells(void *out, const void *queries, const uint8_t *keys, 
                            int64_t table_size, int64_t block_size, int64_t num_query_heads, int64_t num_kv_heads,
                            int64_t head_size, int64_t cell_bytes, int64_t format, int64_t is_wide, int64_t window,
                            float scale, float soft_cap) {
-#define ATTEND(format, is_wide)                                                                                     \
-    attend(out, queries, keys, values, block_tables + s *table_size, context_lengths[s], s, task % num_kv_heads,    \
-           block_size, num_query_heads, num_kv_heads, head_size, cell_bytes, window, scale, soft_cap, format, is_wide)
+    const struct cells cells = {keys,         values,    format, cell_bytes, block_size, num_query_heads,
+                                num_kv_heads, head_size, window, scale,      soft_cap};
 #pragma omp parallel for schedule(dynamic) if (sequences * num_kv_heads > 1)
     for (int64_t task = 0; task < sequences * num_kv_heads; task++) {
-        int64_t s = task / num_kv_heads;
+        int64_t s = task / num_kv_heads, kv_head = task % num_kv_heads, width = num_query_heads / num_kv_heads * head_size;
+        const int32_t *table = block_tables + s * table_size;
         if (is_wide)
-            ATTEND((enum format)format, 1);
-        else if (format == INT8)
-            ATTEND(INT8, 0);
-        else if (format == INT8_UPPER)
-            ATTEND(INT8_UPPER, 0);
-        else if (format == INT4)
-            ATTEND(INT4, 0);
+            attend((float *)out + task * width, (const float *)queries + task * width, &cells, table,
+                   context_lengths[s], kv_head, (enum format)format, 1);
         else
-            ATTEND(FP8, 0);
+            penstock_attend_cells_of_head((uint16_t *)out + task * width, (const uint16_t *)queries + task * width,
+                                          &cells, table, context_lengths[s], kv_head);
     }
 }

@@ -36,6 +36,8 @@ class LayerStructure(ctypes.Structure):
         ("rotary_size", _INTEGER),
         ("window", _INTEGER),
         ("layout", _INTEGER),
+        ("cell_format", _INTEGER),
+        ("cell_bytes", _INTEGER),
         ("scale", _FLOAT),
         ("soft_cap", _FLOAT),
     ]

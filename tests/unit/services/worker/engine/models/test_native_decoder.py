@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from services.worker.engine.attention.cell_layout import CellLayout
 from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.attention.native_attention import NativeAttention
 from services.worker.engine.attention.reference_attention import ReferenceAttention
 from services.worker.engine.attention.step_layout import StepLayout
 from services.worker.engine.checkpoints.model_config import Activation, DecoderConfig, parse_model_config
 from services.worker.engine.checkpoints.tensor_shapes import expected_shapes
+from services.worker.engine.kv_cache.cell_format import layer_formats
 from services.worker.engine.models.decoder import Decoder
 from services.worker.engine.models.linear_reader import RoundedLinears
 from services.worker.engine.models.native_operators import NativeOperators
@@ -306,3 +308,59 @@ def test_the_parts_of_a_step_are_timed_only_while_asked() -> None:
     before = dict(seconds)
     assert torch.equal(run(decoder, cache.clone(), layout, natively=True), expected)
     assert seconds == before
+
+
+CACHES = ["int8", "fp8", "int4", "int4*1,int8*1,16bit*1"]
+
+
+def caches_of(config: DecoderConfig, kv_cache: str, *, for_draft: bool = False) -> list[LayerCache]:
+    caches = []
+    torch.manual_seed(7)
+    for cell_format in layer_formats(kv_cache, config.num_layers):
+        shape = (2, NUM_BLOCKS * 4, BLOCK_SIZE, config.num_kv_heads, config.head_size)
+        numbers = torch.randn(shape).bfloat16()
+        cells = None if cell_format is None else CellLayout(format=cell_format, head_size=config.head_size)
+        keys, values = numbers if cells is None else cells.encode(numbers)
+        cache = LayerCache(keys=keys.contiguous(), values=values.contiguous(), group=0, cells=cells)
+        caches.append(cache.drafts_view() if for_draft else cache)
+    return caches
+
+
+def forward(decoder: Decoder, caches: list[LayerCache], layout: StepLayout, *, natively: bool) -> torch.Tensor:
+    native = decoder._native
+    decoder._native = native if natively else None
+    try:
+        return decoder.forward(torch.arange(len(layout.positions)) * 7 % 301, caches, [layout])
+    finally:
+        decoder._native = native
+
+
+@pytest.mark.parametrize("case", ["mistral, window", "qwen3, head norms"])
+@pytest.mark.parametrize("kv_cache", CACHES)
+@pytest.mark.parametrize("lengths", ["single tokens", "a chunk behind a prefix", "single tokens and chunks"])
+def test_a_step_over_cells_of_low_precision_is_the_operators_one_after_another(
+    case: str, kv_cache: str, lengths: str
+) -> None:
+    config = config_of(case)
+    decoder, layout = build(config), make_step(LENGTHS[lengths])
+    caches, own_caches = caches_of(config, kv_cache), caches_of(config, kv_cache)
+    expected = forward(decoder, caches, layout, natively=False)
+    found = forward(decoder, own_caches, layout, natively=True)
+    if layout.num_single == layout.num_sequences:
+        assert torch.equal(found, expected)
+        for own, other in zip(own_caches, caches, strict=True):
+            assert torch.equal(own.keys, other.keys)
+            assert torch.equal(own.values, other.values)
+    else:
+        error = (found.float() - expected.float()).norm() / expected.float().norm()
+        assert error < 0.08, "chunks are summed in another order, and what differs is rounded to cells"
+
+
+def test_a_draft_reads_the_upper_halves_in_one_call_too() -> None:
+    config, layout = config_of("llama"), make_step(LENGTHS["single tokens"])
+    decoder = build(config)
+    expected = forward(decoder, caches_of(config, "int8", for_draft=True), layout, natively=False)
+    found = forward(decoder, caches_of(config, "int8", for_draft=True), layout, natively=True)
+    whole = forward(decoder, caches_of(config, "int8"), layout, natively=True)
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, whole)
