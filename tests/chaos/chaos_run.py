@@ -28,7 +28,7 @@ from tests.chaos.load_mix import NULL_STEP_MS, next_null_ask, next_rehearsed_ask
 from tests.chaos.oracle import Verdict, judge, read_topic
 from tests.chaos.rehearsal import rehearse
 from tests.chaos.report import Leftovers
-from tests.chaos.schedule import EVERY_FAULT, Fault, Strike, schedule
+from tests.chaos.schedule import EVERY_FAULT, OVERLAP_SHARE, Fault, Strike, schedule
 
 _LEAST_PATIENCE_SECONDS = 90.0
 """A client of a short run waits no less long than one of a long run: workers may be away for a minute."""
@@ -47,6 +47,7 @@ class Plan:
     directory: Path
     faults: tuple[Fault, ...] = EVERY_FAULT
     pause_seconds: tuple[float, float] = (6.0, 11.0)
+    overlap_share: float = OVERLAP_SHARE
     asks_per_second: float = 2.5
     settle_seconds: float = 90.0
     """Without a further answer: longer than any worker is away and any lease, session or claim has to be waited out."""
@@ -191,7 +192,13 @@ class ChaosRun:
             faults = tuple(fault for fault in faults if fault is not Fault.CLOCK_OFF)
             self.notes.append("SKIPPED: no C compiler or no LD_PRELOAD here, so no clock was put off")
         plan = self.plan
-        return schedule(plan.seed, seconds=plan.seconds, faults=faults, pause_seconds=plan.pause_seconds)
+        return schedule(
+            plan.seed,
+            seconds=plan.seconds,
+            faults=faults,
+            pause_seconds=plan.pause_seconds,
+            overlap_share=plan.overlap_share,
+        )
 
     async def _ask(
         self, group: asyncio.TaskGroup, http: HttpLoad, posts: KafkaLoad, next_ask: Callable[[int], Ask]

@@ -2,7 +2,8 @@
 
 CHAOS_MINUTES (5; with the null engine), CHAOS_MODEL_MINUTES (a fifth of that, three at most; then with a tiny model),
 CHAOS_SEED (1), CHAOS_FAULTS (`;` between names; every one), CHAOS_PAUSE_SECONDS (6,11: between two faults),
-CHAOS_DIRECTORY (a temporary one; kept when the run fails).
+CHAOS_OVERLAP (0.35: the share of faults that strike within a second of the one before), CHAOS_DIRECTORY (a temporary
+one; kept when the run fails).
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from pathlib import Path
 from tests.builders import tiny_checkpoint
 from tests.chaos.chaos_run import ChaosRun, Outcome, Plan
 from tests.chaos.report import render, rows, summary
-from tests.chaos.schedule import EVERY_FAULT, MODEL_FAULTS, Fault
+from tests.chaos.schedule import EVERY_FAULT, MODEL_FAULTS, OVERLAP_SHARE, Fault
 
 
 def print_outcome(outcome: Outcome) -> None:
@@ -49,6 +50,7 @@ def plans(directory: Path, environment: dict[str, str]) -> list[Plan]:
                 directory=directory / "null",
                 faults=faults,
                 pause_seconds=(fewest, most),
+                overlap_share=float(environment.get("CHAOS_OVERLAP", OVERLAP_SHARE)),
             )
         )
     if model_minutes:

@@ -41,7 +41,7 @@ MODEL_FAULTS = (
 """With a real engine, which takes seconds to load: what moves a stream from one engine to another."""
 RARE_FAULTS = (Fault.FREEZE_KAFKA_LONG, Fault.RESTART_BOTH)
 """In every third round only: a Kafka that is away all the time lets no work in that could be lost."""
-_OVERLAP_SHARE = 0.35
+OVERLAP_SHARE = 0.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,12 @@ class Strike:
 
 
 def schedule(
-    seed: int, *, seconds: float, faults: Sequence[Fault] = EVERY_FAULT, pause_seconds: tuple[float, float] = (3.0, 7.0)
+    seed: int,
+    *,
+    seconds: float,
+    faults: Sequence[Fault] = EVERY_FAULT,
+    pause_seconds: tuple[float, float] = (3.0, 7.0),
+    overlap_share: float = OVERLAP_SHARE,
 ) -> list[Strike]:
     """About a third follow their forerunner within a second: these overlap."""
     rng = random.Random(seed)
@@ -64,6 +69,6 @@ def schedule(
             deck = rng.sample(round_of, len(round_of))
             num_rounds += 1
         strikes.append(Strike(round(at, 2), deck.pop()))
-        is_overlap = rng.random() < _OVERLAP_SHARE
+        is_overlap = rng.random() < overlap_share
         at += rng.uniform(0.05, 1.0) if is_overlap else rng.uniform(*pause_seconds)
     return strikes

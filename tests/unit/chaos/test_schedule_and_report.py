@@ -43,6 +43,11 @@ def test_some_faults_overlap_and_none_comes_after_the_end() -> None:
     assert strikes[-1].at_seconds < 300
 
 
+def test_a_run_that_measures_one_fault_at_a_time_has_no_overlaps() -> None:
+    strikes = schedule(3, seconds=300, pause_seconds=(7.0, 11.0), overlap_share=0.0)
+    assert all(after.at_seconds - before.at_seconds >= 6.9 for before, after in itertools.pairwise(strikes))
+
+
 def test_a_pause_is_counted_for_the_fault_that_it_overlaps() -> None:
     stream = a_stream([1.0, 1.1, 3.1, 3.2])
     assert pauses_of([an_injection(Fault.KILL_WORKER, 1.2)], [stream]) == [2.0]

@@ -124,7 +124,11 @@ def tokenizer(checkpoint: Path) -> Tokenizer:
 
 
 async def outcome_with_cuts(engine: Engine, tokenizer: Tokenizer, body: dict[str, Any], *, every: int) -> Any:
-    lives, num_lives = Lives(engine, tokenizer, body), 0
+    return await answer_with_cuts(Lives(engine, tokenizer, body), every=every)
+
+
+async def answer_with_cuts(lives: Lives, *, every: int) -> InferenceOutcome:
+    num_lives = 0
     while True:
         before = len(lives.log)
         await lives.live(num_flushes=every)
@@ -156,6 +160,26 @@ async def test_a_stop_string_that_lies_across_the_cut_ends_the_text_where_it_wou
     for every in (1, 2, 3):
         answered = await outcome_with_cuts(engine, tokenizer, body, every=every)
         assert without_scores(answered) == without_scores(expected)
+
+
+async def test_in_bfloat16_the_next_worker_continues_what_was_delivered(checkpoint: Path, tokenizer: Tokenizer) -> None:
+    """Other tokens than without the cut may follow; what is in the log stays, nothing is left out or said twice."""
+    engine = Engine.load(EngineConfig(model=checkpoint, dtype="bfloat16", num_kv_blocks=256, num_threads=1))
+    lives = Lives(engine, tokenizer, chat("東京 🙂 Straße", n=2, return_token_ids=True))
+    delivered: list[list[Chunk]] = []
+    while not delivered or len(lives.log) > len(delivered[-1]):
+        delivered.append(list(lives.log))
+        await lives.live(num_flushes=3)
+    outcome = await lives.live()
+    assert len(delivered) > 3, "it was cut several times"
+    for choice in outcome.choices:
+        assert choice.token_ids is not None
+        assert (len(choice.token_ids), choice.finish_reason) == (48, "length")
+        for chunks in delivered:
+            ours = [chunk for chunk in chunks if chunk.choice == choice.index]
+            said = [token_id for chunk in ours for token_id in chunk.token_ids]
+            assert list(choice.token_ids[: len(said)]) == said
+            assert choice.text.startswith("".join(chunk.text for chunk in ours))
 
 
 def without_scores(outcome: InferenceOutcome) -> list[Any]:

@@ -89,6 +89,7 @@ async def test_a_body_over_the_limit_is_413_announced_or_not() -> None:
         refused(await served.client.post(PATH, content=b" " * 1_025), 413, "body_too_large")
         refused(await served.client.post(PATH, content=unannounced()), 413, "body_too_large")
         refused(await served.client.post(PATH, content=b" " * 1_024), 400, "invalid_request")
+        assert served.producer.sent == []
 
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic sk-1"])
