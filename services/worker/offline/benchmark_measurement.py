@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.worker.engine.events import ChoiceStart, StepStatistics, Submit
+from services.worker.engine.events import ChoiceStart, StepResult, StepStatistics, Submit
 from services.worker.offline.batch_run import BatchEngine
 from shared.contracts.sampling import SamplingParameters
 
@@ -50,9 +50,15 @@ def measure_batch(
     output_tokens: int,
     repeats: int,
     clock: Callable[[], float] = time.perf_counter,
+    watch: Callable[[StepResult], None] | None = None,
 ) -> BatchResult:
-    """Raises ValueError when the engine refuses the batch: too long a prompt, too many at once."""
-    runs = [_run_once(engine, batch_size, prompt_tokens, output_tokens, repeat, clock) for repeat in range(repeats)]
+    """Raises ValueError when the engine refuses the batch: too long a prompt, too many at once.
+
+    `watch` is shown every step's result.
+    """
+    runs = [
+        _run_once(engine, batch_size, prompt_tokens, output_tokens, repeat, clock, watch) for repeat in range(repeats)
+    ]
     prompts = [_rate(run, prefill=True) for run in runs]
     decodes = [_rate(run, prefill=False) for run in runs]
     decode_rate = statistics.median(decodes)
@@ -84,6 +90,7 @@ def _run_once(
     output_tokens: int,
     repeat: int,
     clock: Callable[[], float],
+    watch: Callable[[StepResult], None] | None,
 ) -> _Run:
     submissions = [
         _submission(index, repeat, prompt_tokens, output_tokens, engine.ready.vocabulary_size)
@@ -97,6 +104,8 @@ def _run_once(
     while engine.has_work:
         result = engine.step()
         steps.append(result.statistics)
+        if watch is not None:
+            watch(result)
         for event in result.tokens:
             outputs[event.request_id].extend(event.token_ids)
         for rejected in result.rejected:

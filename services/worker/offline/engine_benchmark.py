@@ -7,6 +7,8 @@ Prompts are random token ids, decoding is greedy and ignores the end of text, so
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +18,13 @@ from rich.table import Table
 
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.engine import Engine
-from services.worker.engine.events import EngineReady
+from services.worker.engine.events import EngineReady, StepResult
+from services.worker.offline.answer_path import send_and_read
 from services.worker.offline.benchmark_measurement import BatchResult, measure_batch
 from services.worker.offline.engine_profile import ProfileRow, StepProfile
+from shared.tokenization.incremental_detokenizer import IncrementalDetokenizer
+from shared.tokenization.tokenizer import Tokenizer
+from shared.tokenization.tokenizer_error import TokenizerMissing
 
 _SPARE_BLOCKS = 8
 
@@ -73,17 +79,34 @@ def run_benchmark(
     )
     problems = _problems(engine, results) if check else ()
     profiles = tuple(
-        _profile(engine, size, prompt_tokens, output_tokens) for size in (batch_sizes if with_profile else [])
+        _profile(engine, model, size, prompt_tokens, output_tokens) for size in (batch_sizes if with_profile else [])
     )
     return BenchmarkResult(engine=engine.ready, batches=results, problems=problems, profiles=profiles)
 
 
-def _profile(engine: Engine, batch_size: int, prompt_tokens: int, output_tokens: int) -> tuple[ProfileRow, ...]:
-    """A run of its own: the timers must not slow what is reported."""
-    profile = StepProfile()
+def _profile(
+    engine: Engine, model: Path, batch_size: int, prompt_tokens: int, output_tokens: int
+) -> tuple[ProfileRow, ...]:
+    """A run of its own: the timers must not slow what is reported. Its results then go the way to text."""
+    profile, results = StepProfile(), list[StepResult]()
     with profile.attached(engine):
-        measure_batch(engine, batch_size, prompt_tokens=prompt_tokens, output_tokens=output_tokens, repeats=1)
+        measure_batch(
+            engine,
+            batch_size,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            repeats=1,
+            watch=results.append,
+        )
+    profile.add(send_and_read(results, _detokenizers(model)).seconds)
     return profile.rows()
+
+
+def _detokenizers(model: Path) -> Callable[[], IncrementalDetokenizer] | None:
+    try:
+        return partial(IncrementalDetokenizer, Tokenizer.from_directory(model))
+    except TokenizerMissing:
+        return None
 
 
 def _problems(engine: Engine, results: tuple[BatchResult, ...]) -> tuple[str, ...]:
@@ -128,13 +151,18 @@ def result_table(result: BenchmarkResult) -> Table:
 
 
 def profile_table(result: BenchmarkResult) -> Table:
-    table = Table(title="Where a step goes (processor time of the engine's thread)")
+    table = Table(
+        title="Where a step goes (processor time of the engine's thread; the shell's end is another process's)"
+    )
     for column in ("batch", "part", "ms per step", "share"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for batch, rows in zip(result.batches, result.profiles, strict=True):
         for row in rows:
             size = str(batch.batch_size) if row is rows[0] else ""
-            table.add_row(size, row.part, f"{row.milliseconds_per_step:.2f}", f"{row.share:.1%}")
+            table.add_row(size, row.part, f"{row.milliseconds_per_step:.3f}", f"{row.share:.1%}")
+        others = [row for row in rows if not row.is_model]
+        milliseconds, share = sum(row.milliseconds_per_step for row in others), sum(row.share for row in others)
+        table.add_row("", "all but the model", f"{milliseconds:.3f}", f"{share:.1%}")
         table.add_section()
     return table
 

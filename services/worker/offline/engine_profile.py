@@ -1,4 +1,4 @@
-"""Where the engine's thread spends a step: the model, and by name what is not the model.
+"""Where a step's time goes: the model, and by name what is not the model.
 
 Wraps an engine's own parts for as long as it is entered. Processor time, not wall time: a busy machine changes little.
 """
@@ -12,6 +12,8 @@ from typing import Any
 from services.worker.engine.engine import Engine
 from services.worker.engine.execution import model_runner
 
+MODEL = "model"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileRow:
@@ -20,6 +22,10 @@ class ProfileRow:
     part: str
     milliseconds_per_step: float
     share: float
+
+    @property
+    def is_model(self) -> bool:
+        return self.part.partition(":")[0] == MODEL
 
 
 class StepProfile:
@@ -39,11 +45,15 @@ class StepProfile:
             (engine, "step", "reports and statistics"),
             (engine._scheduler, "schedule", "scheduling"),
             (engine._scheduler, "complete", "bookkeeping"),
+            (engine._speculation, "draft", "drafts"),
+            (engine._speculation, "learn", "drafts"),
+            (engine._runner, "launch", "launching"),
+            (model_runner.PendingStep, "read", "reading tokens"),
             (model_runner, "prepare_inputs", "inputs"),
             (model_runner, "sample", "sampling"),
-            (decoder, "forward", "model"),
-            (decoder, "logits", "model"),
-            (decoder, "largest", "model"),
+            (decoder, "forward", MODEL),
+            (decoder, "logits", MODEL),
+            (decoder, "largest", MODEL),
             (model_runner, "take_largest", "sampling"),
             (model_runner, "wants_only_the_largest", "sampling"),
         ]
@@ -57,10 +67,10 @@ class StepProfile:
 
     def _name_inside(self, inside: dict[str, float]) -> None:
         """Parts of the native step come out of what is known as the model; the head and the embedding stay in it."""
-        if inside and "model" in self._seconds:
-            self._seconds["model"] -= sum(inside.values())
-            self._seconds["model: head, embedding"] = self._seconds.pop("model")
-            self._seconds.update({f"model: {part}": seconds for part, seconds in inside.items()})
+        if inside and MODEL in self._seconds:
+            self._seconds[MODEL] -= sum(inside.values())
+            self._seconds[f"{MODEL}: head, embedding"] = self._seconds.pop(MODEL)
+            self._seconds.update({f"{MODEL}: {part}": seconds for part, seconds in inside.items()})
 
     @contextmanager
     def _wrapped(self, owner: Any, name: str, part: str) -> Iterator[None]:
@@ -78,6 +88,11 @@ class StepProfile:
             yield
         finally:
             setattr(owner, name, original)
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """What was measured elsewhere, by part, of all steps together."""
+        for part, more in seconds.items():
+            self._seconds[part] = self._seconds.get(part, 0.0) + more
 
     def _enter(self, part: str) -> None:
         self._charge()

@@ -7,6 +7,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from services.worker.offline import engine_benchmark
+from services.worker.offline.answer_path import DETOKENIZED, READ, WRITTEN
 from services.worker.offline.engine_benchmark import (
     BenchmarkResult,
     parse_batch_sizes,
@@ -14,6 +15,7 @@ from services.worker.offline.engine_benchmark import (
     result_table,
     run_benchmark,
 )
+from tests.builders import write_tokenizer
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
 
@@ -109,17 +111,30 @@ def test_the_command_says_what_is_wrong_with_its_input(tmp_path: Path) -> None:
     assert command_line("--model", str(tmp_path), "--batch", "two").exit_code == 2
 
 
-def test_the_profile_names_what_is_not_the_model(model: Path) -> None:
+def test_the_profile_names_what_is_not_the_model(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path, config={"vocab_size": 272})
+    write_tokenizer(tmp_path)
     found = run_benchmark(
-        model, batch_sizes=[1, 2], prompt_tokens=4, output_tokens=6, repeats=1, dtype="float32", with_profile=True
+        tmp_path, batch_sizes=[1, 2], prompt_tokens=4, output_tokens=6, repeats=1, dtype="float32", with_profile=True
     )
     assert len(found.profiles) == 2
     for rows in found.profiles:
-        names = {"model", "scheduling", "sampling", "inputs", "bookkeeping", "reports and statistics"}
-        assert {row.part for row in rows} == names
+        in_the_step = {"model", "scheduling", "drafts", "inputs", "launching", "sampling", "reading tokens"}
+        behind_it = {"bookkeeping", "reports and statistics", WRITTEN, READ, DETOKENIZED}
+        assert {row.part for row in rows} == in_the_step | behind_it
         assert sum(row.share for row in rows) == pytest.approx(1)
         assert rows[0].milliseconds_per_step == max(row.milliseconds_per_step for row in rows)
     console = Console(width=120)
     with console.capture() as captured:
         console.print(engine_benchmark.profile_table(found))
     assert "scheduling" in captured.get()
+    assert captured.get().count("all but the model") == 2
+
+
+def test_a_profile_of_a_model_without_a_tokenizer_has_no_text(model: Path) -> None:
+    found = run_benchmark(
+        model, batch_sizes=[1], prompt_tokens=4, output_tokens=3, repeats=1, dtype="float32", with_profile=True
+    )
+    parts = {row.part for row in found.profiles[0]}
+    assert WRITTEN in parts
+    assert DETOKENIZED not in parts

@@ -7,6 +7,7 @@ the code is the card's, an operator that would wait is named and refused.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,22 @@ class FakeFlash:
         return torch.empty_like(q)
 
 
+class EverySecondToken:
+    """A grammar of sorts; its masks are the host's."""
+
+    field, problem, is_finished = "response_format", None, False
+
+    def count_allowed(self, token_ids: Iterable[int]) -> int:
+        raise NotImplementedError
+
+    def begin_mask(self, draft: Iterable[int] = ()) -> None: ...
+
+    def mask(self, index: int = 0) -> bytes:
+        return bytes([0b01010101]) * 250
+
+    def advance(self, token_ids: list[int]) -> None: ...
+
+
 def make_runner(attention: AttentionBackend, **changes: Any) -> ModelRunner:
     raw = {**TINY_CONFIG, "vocab_size": 2000, "torch_dtype": "bfloat16", **changes}
     config = parse_model_config(raw, source=Path("config.json"))
@@ -75,6 +92,7 @@ def sequences(runner: ModelRunner) -> list[Sequence]:
         sequence = make_sequence(list(range(3, 23 + index)), num_output_tokens=2, **sampling)
         sequence.block_tables = [BlockTable(block_ids=[2 * index, 2 * index + 1]) for _ in range(runner._num_groups)]
         made.append(sequence)
+    made[1].constraint = made[4].constraint = EverySecondToken()
     return made
 
 

@@ -151,6 +151,16 @@ def test_followers_without_a_place_wait_for_one() -> None:
     assert followers[1].state is SequenceState.RUNNING
 
 
+def test_followers_wait_where_only_the_watermark_is_left() -> None:
+    """Two hundred blocks, two of them the watermark's: a fork would have to copy its last block at once."""
+    for num_prompt_tokens, num_samplers in ((4 * 196 + 1, 2), (4 * 197 + 1, 1)):
+        scheduler = make_scheduler(num_blocks=200, budget=1_000)
+        leader = make_sequence(prompt(0, num_prompt_tokens))
+        leader.followers = [make_sequence(prompt(0, num_prompt_tokens), request=leader.request, choice=1)]
+        scheduler.add(leader)
+        assert len(step(scheduler).items[0].samplers) == num_samplers
+
+
 def test_a_cancelled_leader_hands_its_followers_on() -> None:
     scheduler = make_scheduler(budget=8)
     leader, followers = leader_with_followers(2)
