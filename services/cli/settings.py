@@ -38,7 +38,12 @@ class UpSettings(ScopedSettings):
     )
     speculation: str = Field(
         default="none",
-        description="How tokens are drafted: none, prompt-lookup, draft-model ... (docs/speculation.md).",
+        description="How tokens are drafted: none, prompt-lookup, lookahead, quantspec, int8-self, draft-model "
+        "(docs/speculation.md).",
+    )
+    draft_model: str | None = Field(
+        default=None,
+        description="Directory or GGUF file of a smaller model with the same tokenizer, for draft-model.",
     )
     engine: Literal["real", "null"] = Field(default="real", description="`null`: hashes in place of a model.")
     http_port: int = Field(default=8000, ge=0, le=65535, description="Gateway's port; 0 takes a free one.")

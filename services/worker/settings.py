@@ -47,14 +47,16 @@ class WorkerSettings(ScopedSettings):
     speculation: str = Field(
         default="none",
         pattern=SPECULATION_NAME,
-        description="How tokens are drafted where the request does not say: none, prompt-lookup, draft-model ...",
+        description="How tokens are drafted where the request does not say: none, prompt-lookup, lookahead, quantspec, "
+        "int8-self, draft-model.",
     )
     verifier: Verifier = Field(
         default=Verifier.COUPLED,
         description="How drafts are judged: coupled (no output changes), or rejection (more tokens stand).",
     )
     draft_model: Path | None = Field(
-        default=None, description="Directory of a smaller checkpoint with the same tokenizer, for draft-model."
+        default=None,
+        description="Directory of a smaller checkpoint with the same tokenizer, for draft-model.",
     )
     max_draft_tokens: int = Field(default=8, ge=1, le=64, description="Drafted for a sequence in one step, at most.")
     shared_text_tokens: int = Field(

@@ -1,7 +1,12 @@
-"""`penstock generate`: one prompt to the running stack, its answer streamed to the terminal."""
+"""`penstock generate`: one prompt to the running stack, its answer streamed to the terminal.
+
+With `--show-drafts` the model answers in a process of its own instead, and every draft is in sight: chunks of a stream
+carry what stood, not what did not.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +15,10 @@ from typing import Annotated, Any
 import httpx
 import typer
 
+from services.cli.commands.offline import run_tool
 from services.cli.console import CommandFailed, err, out, plain_errors
+from services.cli.embedded.model import resolve_model
+from services.cli.settings import DEFAULT_MODEL
 from services.cli.stack_state import require_stack
 
 DATA_DIR_OPTION = typer.Option(help="Data directory of the stack.", envvar="PENSTOCK_UP_DATA_DIR")
@@ -19,14 +27,40 @@ DATA_DIR_OPTION = typer.Option(help="Data directory of the stack.", envvar="PENS
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to say to the model.")],
     url: Annotated[str | None, typer.Option(help="Gateway's URL; default: the running stack's.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model; default: the first one served.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Default: the first one served; with --show-drafts a directory, GGUF file or `default`."),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
     seed: Annotated[int | None, typer.Option(help="Makes the answer repeatable.")] = None,
+    speculation: Annotated[
+        str | None, typer.Option(help="How to draft: none, prompt-lookup, quantspec ...; default: the pool's way.")
+    ] = None,
+    show_drafts: Annotated[
+        bool, typer.Option("--show-drafts", help="Answer here, without a stack, and show every draft's fate.")
+    ] = False,
+    draft_model: Annotated[
+        str | None, typer.Option(help="With --show-drafts: the smaller model of --speculation draft-model.")
+    ] = None,
+    draft_tokens: Annotated[int, typer.Option(help="With --show-drafts: tokens of a draft.")] = 4,
     api_key: Annotated[str | None, typer.Option(help="API key.", envvar="PENSTOCK_CLI_API_KEY")] = None,
     data_dir: Annotated[Path, DATA_DIR_OPTION] = Path(".penstock"),
 ) -> None:
     """Stream one chat answer."""
+    if show_drafts:
+        with plain_errors():
+            options: dict[str, Any] = {
+                "model": asyncio.run(resolve_model(model or DEFAULT_MODEL, data_dir=data_dir))[0],
+                "speculation": speculation,
+                "draft-model": draft_model,
+                "draft-tokens": draft_tokens,
+                "max-tokens": max_tokens,
+                "temperature": temperature,
+                "seed": seed,
+            }
+        given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        run_tool("services.worker.offline.show_drafts", [*given, "--", prompt])
     with plain_errors():
         base = url or require_stack(data_dir).http_url
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
@@ -38,8 +72,8 @@ def generate(
                 "temperature": temperature,
                 "stream": True,
             }
-            if seed is not None:
-                body["seed"] = seed
+            optional = {"seed": seed, "speculation": speculation}
+            body |= {name: value for name, value in optional.items() if value is not None}
             with client.stream("POST", "/v1/chat/completions", json=body) as response:
                 if response.status_code != 200:
                     response.read()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -19,55 +20,56 @@ PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_
 
 def run_batch(context: typer.Context) -> None:
     """Answer a file of OpenAI Batch requests with the engine alone, without Kafka."""
-    _run("services.worker.offline.run_batch", context.args)
+    run_tool("services.worker.offline.run_batch", context.args)
 
 
 def bench_engine(context: typer.Context) -> None:
     """Measure the engine: output and prompt tokens per second for each batch size."""
-    _run("services.worker.offline.engine_benchmark", context.args)
+    run_tool("services.worker.offline.engine_benchmark", context.args)
 
 
 def bench_attention(context: typer.Context) -> None:
     """Compare attention backends by length of the context: time, memory, share of the machine's peak."""
-    _run("services.worker.offline.attention_benchmark", context.args)
+    run_tool("services.worker.offline.attention_benchmark", context.args)
 
 
 def bench_gpu(context: typer.Context) -> None:
     """Measure the engine on a card: nano-vllm's load, and one sequence's share of the bandwidth."""
-    _run("services.worker.offline.gpu_benchmark", context.args)
+    run_tool("services.worker.offline.gpu_benchmark", context.args)
 
 
 def bench_memory(context: typer.Context) -> None:
     """Count what the KV cache holds and wastes: contiguous, paged, and with shared prefixes."""
-    _run("services.worker.offline.memory_benchmark", context.args)
+    run_tool("services.worker.offline.memory_benchmark", context.args)
 
 
 def bench_batching(context: typer.Context) -> None:
     """Compare static with continuous batching: throughput, latency, padding."""
-    _run("services.worker.offline.batching_benchmark", context.args)
+    run_tool("services.worker.offline.batching_benchmark", context.args)
 
 
 def quantize(context: typer.Context) -> None:
     """Quantize a checkpoint (rtn, smoothquant, awq, gptq, fp8) into a compressed-tensors directory."""
-    _run("services.worker.offline.quantize_model", context.args)
+    run_tool("services.worker.offline.quantize_model", context.args)
 
 
 def bench_kv_cache(context: typer.Context) -> None:
     """Measure what a KV cache in low precision costs; `--budget 0.3` chooses a precision for every layer."""
-    _run("services.worker.offline.kv_cache_benchmark", context.args)
+    run_tool("services.worker.offline.kv_cache_benchmark", context.args)
 
 
 def bench_quantization(context: typer.Context) -> None:
     """Measure what quantized weights cost in accuracy and bring in speed; `--tensor`: the error of one tensor."""
-    _run("services.worker.offline.quantization_benchmark", context.args)
+    run_tool("services.worker.offline.quantization_benchmark", context.args)
 
 
 def bench_speculation(context: typer.Context) -> None:
     """Compare drafts with none: acceptance, tokens per target step, speed-up, and that no token changes."""
-    _run("services.worker.offline.speculation_benchmark", context.args)
+    run_tool("services.worker.offline.speculation_benchmark", context.args)
 
 
-def _run(module: str, arguments: list[str]) -> None:
+def run_tool(module: str, arguments: list[str]) -> NoReturn:
+    """Start it, with our terminal, and leave as it does."""
     try:
         command = [sys.executable, "-P", "-m", module, *arguments]
         status = subprocess.run(command, env=with_short_spins(os.environ), check=False).returncode

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from services.cli.commands.rollout import rollouts_of
 from services.cli.console import CommandFailed, err, out, plain_errors
-from services.cli.embedded.model import resolve_quantized
+from services.cli.embedded.model import resolve_model, resolve_quantized
 from services.cli.embedded.plan import PoolPlan, StackPlan
 from services.cli.embedded.scaler import keep_scaled
 from services.cli.embedded.service_process import ServiceState
@@ -54,6 +54,7 @@ async def make_plan(settings: UpSettings) -> StackPlan:
             quantization=quantization,
             kv_cache=settings.kv_cache,
             speculation=settings.speculation,
+            draft_model=await _draft_model(settings),
         )
     return StackPlan(
         data_dir=settings.data_dir,
@@ -68,6 +69,13 @@ async def make_plan(settings: UpSettings) -> StackPlan:
         redis=settings.redis,
         environment={"PENSTOCK_GATEWAY_DEFAULT_POOL": settings.pool, **_scaling(settings)},
     )
+
+
+async def _draft_model(settings: UpSettings) -> Path | None:
+    if settings.draft_model is None:
+        return None
+    directory, _ = await resolve_model(settings.draft_model, data_dir=settings.data_dir)
+    return directory
 
 
 def _scaling(settings: UpSettings) -> dict[str, str]:
@@ -204,6 +212,10 @@ def up(
     speculation: Annotated[
         str | None,
         typer.Option(help="How tokens are drafted: none, prompt-lookup ...", envvar="PENSTOCK_UP_SPECULATION"),
+    ] = None,
+    draft_model: Annotated[
+        str | None,
+        typer.Option(help="Smaller model with the same tokenizer, for draft-model.", envvar="PENSTOCK_UP_DRAFT_MODEL"),
     ] = None,
     engine: Annotated[
         str | None, typer.Option(help="`real`, or `null` for hashes without a model.", envvar="PENSTOCK_UP_ENGINE")

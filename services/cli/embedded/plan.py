@@ -19,6 +19,7 @@ class PoolPlan:
     quantization: str = "none"
     kv_cache: str = "16bit"
     speculation: str = "none"
+    draft_model: Path | None = None
     environment: dict[str, str] = field(default_factory=dict)
     worker_environments: tuple[dict[str, str], ...] = ()
     """On top, for the first worker, the second, and so on: unequal workers."""
@@ -89,6 +90,8 @@ def worker_environment(pool: PoolPlan, *, index: int, total_workers: int, health
     }
     if pool.model is not None:
         environment["PENSTOCK_WORKER_MODEL"] = str(pool.model.resolve())
+    if pool.draft_model is not None:
+        environment["PENSTOCK_WORKER_DRAFT_MODEL"] = str(pool.draft_model.resolve())
     if pool.served_model_name is not None:
         environment["PENSTOCK_WORKER_SERVED_MODEL_NAME"] = pool.served_model_name
     own = pool.worker_environments[index] if index < len(pool.worker_environments) else {}

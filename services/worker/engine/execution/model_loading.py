@@ -137,7 +137,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
             num_blocks=num_blocks,
             max_rows=config.max_tokens_per_step,
         )
-        if config.speculation != "none"
+        if config.speculation != "none" or config.draft_model is not None
         else {},
     )
 

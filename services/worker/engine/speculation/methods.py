@@ -5,6 +5,8 @@ from collections.abc import Callable
 from services.worker.engine.config import EngineConfig, EngineRefused, Verifier
 from services.worker.engine.execution.model_loading import LoadedModel
 from services.worker.engine.speculation.draft_method import DraftContext, DraftMethod
+from services.worker.engine.speculation.draft_model_loading import build_draft_model
+from services.worker.engine.speculation.lookahead import Lookahead
 from services.worker.engine.speculation.prompt_lookup import PromptLookup
 from services.worker.engine.speculation.self_draft import build_int8_self, build_quantspec
 from services.worker.engine.speculation.speculation import NO_SPECULATION
@@ -16,9 +18,17 @@ def _prompt_lookup(context: DraftContext) -> DraftMethod:
     return PromptLookup(shared_text_tokens=context.shared_text_tokens)
 
 
-_ALWAYS: dict[str, Builder] = {"prompt-lookup": _prompt_lookup}
-_WHEN_ASKED: dict[str, Builder] = {"quantspec": build_quantspec, "int8-self": build_int8_self}
-"""They load weights or take memory."""
+def _lookahead(context: DraftContext) -> DraftMethod:
+    return Lookahead()
+
+
+_ALWAYS: dict[str, Builder] = {"prompt-lookup": _prompt_lookup, "lookahead": _lookahead}
+_WHEN_ASKED: dict[str, Builder] = {
+    "quantspec": build_quantspec,
+    "int8-self": build_int8_self,
+    "draft-model": build_draft_model,
+}
+"""They load weights or take memory: the one that is the default, and what has a model of its own set."""
 
 
 def build_methods(config: EngineConfig, model: LoadedModel) -> dict[str, DraftMethod]:
@@ -36,5 +46,6 @@ def build_methods(config: EngineConfig, model: LoadedModel) -> dict[str, DraftMe
         max_draft_tokens=config.max_draft_tokens,
         shared_text_tokens=config.shared_text_tokens,
     )
-    builders = {**_ALWAYS, **{name: build for name, build in _WHEN_ASKED.items() if name == config.speculation}}
+    asked = {config.speculation} | ({"draft-model"} if config.draft_model is not None else set())
+    builders = {**_ALWAYS, **{name: build for name, build in _WHEN_ASKED.items() if name in asked}}
     return {name: build(context) for name, build in builders.items()}

@@ -16,7 +16,6 @@ from typing import TypeVar
 
 import torch
 
-from services.worker.engine.attention.backend_selection import attention_needs, select_attention
 from services.worker.engine.batch import Draft, Verdict
 from services.worker.engine.calibration.draft_weights import (
     DraftWeights,
@@ -32,16 +31,14 @@ from services.worker.engine.checkpoints.model_config import CONFIG_FILE, read_js
 from services.worker.engine.checkpoints.weights import Checkpoint, open_checkpoint
 from services.worker.engine.config import EngineRefused
 from services.worker.engine.execution.own_text import write_own_text
-from services.worker.engine.execution.row_runner import RowRunner
-from services.worker.engine.models.decoder import Decoder
 from services.worker.engine.models.linear_reader import KeptLinears
-from services.worker.engine.models.operator_selection import select_operators
 from services.worker.engine.models.quantized_linear import QuantizedLinears
 from services.worker.engine.native.build import CACHE_VARIABLE
 from services.worker.engine.quantization.quantization_error import QuantizationError
 from services.worker.engine.quantization.quantized_tensor import QuantizedTensor
 from services.worker.engine.quantization.scheme import integers
 from services.worker.engine.sequence import Sequence
+from services.worker.engine.speculation.draft_decoder import build_decoder
 from services.worker.engine.speculation.draft_method import DraftContext, DraftTask
 from services.worker.engine.speculation.model_drafting import ComputesLogits, Writing, shadow_of, write_drafts
 
@@ -140,11 +137,8 @@ def _keep(places: list[Path], weights: DraftWeights) -> None:
 
 
 def _self_draft(name: str, context: DraftContext, checkpoint: Checkpoint, weights: DraftWeights) -> SelfDraft:
-    model, shape = context.model, checkpoint.config
+    model = context.model
     device, dtype = torch.device(model.device), getattr(torch, model.dtype)
-    size = model.geometry.block_size_tokens
-    needs = attention_needs(shape, device=device, dtype=dtype, block_size_tokens=size)
-    attention, _ = select_attention(model.attention_backend, needs)
 
     def read(tensor: str) -> torch.Tensor:
         return checkpoint.tensor(tensor, dtype).to(device)
@@ -155,14 +149,12 @@ def _self_draft(name: str, context: DraftContext, checkpoint: Checkpoint, weight
             return None
         return replace(weight, activations=integers(8, group_size=weight.scheme.group_size))
 
-    decoder = Decoder(
-        shape,
+    decoder = build_decoder(
+        model,
+        checkpoint.config,
         read,
-        attention=attention,
-        operators=select_operators(model.attention_backend, device=device, dtype=dtype),
         linears=KeptLinears(read, quantized, QuantizedLinears(dtype, device)),
+        max_model_tokens=model.max_model_tokens,
     )
-    decoder.prepare_positions(model.max_model_tokens)
     layers = [layer.drafts_view() for layer in model.runner.layers]
-    runner = RowRunner(decoder, layers, block_size_tokens=size, device=device)
-    return SelfDraft(name, runner, shares_noise=context.shares_noise)
+    return SelfDraft(name, model.runner.sharing_cache(decoder, layers), shares_noise=context.shares_noise)

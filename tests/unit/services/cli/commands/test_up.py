@@ -10,7 +10,7 @@ from rich.console import Console
 
 from services.cli.commands.up import banner, install_stop_signals, make_plan, resolve_settings, run_stack, stack_state
 from services.cli.console import CommandFailed
-from services.cli.embedded.plan import Addresses, PoolPlan, StackPlan
+from services.cli.embedded.plan import Addresses, PoolPlan, StackPlan, worker_environment
 from services.cli.embedded.stack import EmbeddedStack
 from services.cli.settings import UpSettings
 
@@ -63,6 +63,19 @@ async def test_a_directory_is_served_under_its_own_name(tmp_path: Path) -> None:
     plan = await make_plan(UpSettings(model=str(model), dtype="float32"))
     (pool,) = plan.pools
     assert (pool.model, pool.served_model_name, pool.dtype) == (model, "My-Model", "float32")
+
+
+async def test_a_draft_model_is_found_as_a_model_is_and_told_to_the_workers(tmp_path: Path) -> None:
+    for name in ("large", "small"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    settings = UpSettings(model=str(tmp_path / "large"), speculation="draft-model", draft_model=str(tmp_path / "small"))
+    (pool,) = (await make_plan(settings)).pools
+    told = worker_environment(pool, index=0, total_workers=1)
+    assert told["PENSTOCK_WORKER_SPECULATION"] == "draft-model"
+    assert told["PENSTOCK_WORKER_DRAFT_MODEL"] == str(tmp_path / "small")
+    with pytest.raises(CommandFailed, match="nowhere does not exist"):
+        await make_plan(UpSettings(model=str(tmp_path / "large"), draft_model=str(tmp_path / "nowhere")))
 
 
 async def test_servers_that_already_run_are_passed_on(tmp_path: Path) -> None:
