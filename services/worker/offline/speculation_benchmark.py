@@ -83,13 +83,20 @@ def run_benchmark(plan: Plan, report: Report) -> list[Row]:
         for verifier in plan.verifiers:
             for length in plan.lengths:
                 report(f"{method}, {length} tokens, {verifier}")
-                rows += _rows_of(plan, tokenizer, method, verifier, length, with_baseline=not rows)
+                rows += _rows_of(plan, tokenizer, method, verifier, length, report, with_baseline=not rows)
                 gc.collect()
     return rows
 
 
 def _rows_of(
-    plan: Plan, tokenizer: Tokenizer, method: str, verifier: str, length: int, *, with_baseline: bool
+    plan: Plan,
+    tokenizer: Tokenizer,
+    method: str,
+    verifier: str,
+    length: int,
+    report: Report,
+    *,
+    with_baseline: bool,
 ) -> list[Row]:
     engine = _load(plan, method, verifier, length)
     rows = []
@@ -102,6 +109,7 @@ def _rows_of(
                 if with_baseline:
                     rows.append(_row(_NONE, 0, without, without, **place))
                 rows.append(_row(method, length, run, without, **place))
+                report(_line(rows[-1]))
     return rows
 
 
@@ -130,6 +138,14 @@ def _row(method: str, length: int, run: Run, without: Run, **place: object) -> R
         verify_ms=1000 * (run.step_seconds - run.draft_step_seconds),
         equal_share=equal_share(run, without),
         **place,  # type: ignore[arg-type]
+    )
+
+
+def _line(row: Row) -> str:
+    """For who waits: a table comes at the end only."""
+    return (
+        f"  {row.task}, T {row.temperature:g}, batch {row.batch}: {row.acceptance:.1%} accepted,"
+        f" {row.speed_up:.2f} times as fast, {row.predicted_speed_up:.2f} predicted"
     )
 
 
