@@ -31,11 +31,10 @@ from services.worker.engine_process import EngineProcessConfig, encode_config
 from services.worker.frames import BrokenFrame, FrameReader, Message, encode_frame
 from services.worker.submission_names import SubmissionNames
 from shared.contracts.errors import EngineFailed
-from shared.resilience.openmp import with_short_spins
+from shared.resilience.openmp import with_short_spins, with_threads
 
 _log = structlog.get_logger(__name__)
 _ROOT = Path(__file__).parents[2]
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class EngineHopeless(EngineFailed):
@@ -249,9 +248,9 @@ class EngineClient:
     def _child_environment(self) -> dict[str, str]:
         environment = with_short_spins(self._environment)
         real = self._config.real
-        if real is not None and real.num_threads is not None:
-            # Before torch loads: OpenMP reads them once. Two engines that both take all cores collapse.
-            environment |= dict.fromkeys(_THREAD_VARIABLES, str(real.num_threads))
+        if real is not None:
+            # Before torch loads: OpenMP reads it once.
+            environment = with_threads(environment, real.num_threads)
         # `-P` keeps the working directory off the path: where our packages are a checkout, name it.
         inherited = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *([inherited] if inherited else [])])

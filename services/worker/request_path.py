@@ -193,6 +193,7 @@ class RequestPath:
             full_length_sequences=ready.num_full_sequences,
             tokens_of_a_sequence=ready.max_model_tokens,
             resident_bytes=ready.resident_bytes,
+            threads=ready.num_threads,
         )
         if ready.attention_note:
             _log.warning("slower_attention", backend=ready.attention_backend, reason=ready.attention_note)

@@ -62,7 +62,9 @@ class WorkerSettings(ScopedSettings):
     shared_text_tokens: int = Field(
         default=0, ge=0, description="Tokens of each tenant's latest texts that lookups search, too; 0: none."
     )
-    num_threads: int | None = Field(default=None, ge=1, description="Threads of the engine; unset: torch's choice.")
+    num_threads: int | None = Field(
+        default=None, ge=1, description="Threads of the engine; unset: one for each core it may use."
+    )
     kv_cache_bytes: int | None = Field(
         default=None, ge=1, description="Size of the KV cache; unset: a share of what is free."
     )

@@ -25,6 +25,7 @@ from services.cli.embedded.stack import EmbeddedStack
 from services.cli.embedded.stack_control import StackControl
 from services.cli.settings import UpSettings
 from services.cli.stack_state import StackState, remove_state, running_stack
+from shared.resilience.cores import usable_cores
 
 
 def resolve_settings(**flags: Any) -> UpSettings:
@@ -88,7 +89,7 @@ def _threads(settings: UpSettings) -> dict[str, str]:
     """Cores are shared out among as many workers as there may be."""
     if not settings.is_scaled:
         return {}
-    return {"PENSTOCK_WORKER_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // settings.most_workers))}
+    return {"PENSTOCK_WORKER_NUM_THREADS": str(max(1, usable_cores() // settings.most_workers))}
 
 
 def stack_state(stack: EmbeddedStack, *, control: str = "") -> StackState:

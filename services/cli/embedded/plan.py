@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shared.resilience.cores import usable_cores
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolPlan:
@@ -75,8 +77,7 @@ def shared_environment(plan: StackPlan, addresses: Addresses) -> dict[str, str]:
 
 def worker_environment(pool: PoolPlan, *, index: int, total_workers: int, health_port: int = 0) -> dict[str, str]:
     """One worker's settings. Cores are shared out: two engines with two threads each would fight for them."""
-    cores = os.cpu_count() or 1
-    threads = max(1, cores // max(1, total_workers))
+    threads = max(1, usable_cores() // max(1, total_workers))
     environment = {
         "PENSTOCK_WORKER_NAME": f"{pool.name}-{index}",
         "PENSTOCK_WORKER_POOL": pool.name,

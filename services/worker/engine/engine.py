@@ -85,6 +85,7 @@ class Engine:
             load_seconds=load_seconds,
             process_id=os.getpid(),
             resident_bytes=psutil.Process().memory_info().rss,
+            num_threads=model.num_threads,
         )
 
     @classmethod

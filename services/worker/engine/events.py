@@ -150,7 +150,7 @@ class EngineReady:
     once. `attention_note` says why `auto` did not take the fastest attention backend, if it did not.
     `num_decode_graphs`: batch sizes whose decode step is recorded. `resident_bytes`: of the process after loading,
     most of it weights: a cache on a CPU takes memory as blocks are written. `speculation` is what requests get that do
-    not say, `speculation_methods` what they may ask for.
+    not say, `speculation_methods` what they may ask for. `num_threads`: of a CPU.
     """
 
     model_name: str
@@ -176,6 +176,7 @@ class EngineReady:
     speculation_methods: list[str] = field(default_factory=list)
     process_id: int = 0
     resident_bytes: int = 0
+    num_threads: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

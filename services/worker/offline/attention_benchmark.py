@@ -143,7 +143,7 @@ def result_tables(result: AttentionResult) -> Iterator[Table]:
     heads = f"{shape.num_query_heads} query heads over {shape.num_kv_heads}, head size {shape.head_size}"
     for step, work, limit in (
         ("prefill", "one sequence", f"{limits.multiply_per_second / 1e9:,.0f} GFLOP/s of a matrix product"),
-        ("decode", f"{shape.batch_size} sequences", f"{limits.read_bytes_per_second / 1e9:,.1f} GB/s of a sum"),
+        ("decode", f"{shape.batch_size} sequences", f"{limits.read_bytes_per_second / 1e9:,.1f} GB/s read"),
     ):
         table = Table(title=f"{step}, {work}, {heads}, {result.dtype} on {result.device}", caption=f"share of {limit}")
         for column in ("length", "backend", "ms", "extra MiB", "share"):

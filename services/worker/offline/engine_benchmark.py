@@ -129,8 +129,8 @@ def result_table(result: BenchmarkResult) -> Table:
     ready = result.engine
     table = Table(
         title=(
-            f"{ready.model_name}, {ready.dtype} on {ready.device}, {ready.attention_backend} attention,"
-            f" quantization {ready.quantization}, KV cache {ready.kv_cache}"
+            f"{ready.model_name}, {ready.dtype} on {ready.device}, {ready.num_threads} threads,"
+            f" {ready.attention_backend} attention, quantization {ready.quantization}, KV cache {ready.kv_cache}"
         ),
         caption=(
             f"KV cache: {ready.kv_cache_tokens:,} tokens, {ready.num_full_sequences} full-length sequences. Loaded in"

@@ -1,4 +1,4 @@
-"""What this machine can do at most: bytes read and bfloat16 products a second, measured with torch alone."""
+"""What this machine can do at most: bytes read and bfloat16 products a second."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 
 import torch
+
+from services.worker.offline.machine_limits import measure_reading
 
 
 def best_seconds(work: Callable[[], object], *, repeats: int = 7) -> float:
@@ -19,10 +21,9 @@ def best_seconds(work: Callable[[], object], *, repeats: int = 7) -> float:
     return min(times)
 
 
-def read_bandwidth(num_bytes: int = 1 << 29) -> float:
-    """Bytes a second, of the better of two ways to read much more than a cache holds."""
-    numbers = torch.ones(num_bytes // 4)
-    return num_bytes / min(best_seconds(numbers.sum), best_seconds(lambda: torch.dot(numbers, numbers)))
+def read_bandwidth() -> float:
+    """Bytes a second: the same limit that the engine's own benchmarks are measured against."""
+    return measure_reading(torch.device("cpu"))
 
 
 def product_rate(rows: int = 512) -> float:

@@ -48,6 +48,7 @@ class LoadedModel:
     quantization_note: str
     weights: str
     kv_cache: str
+    num_threads: int
     step_seconds: dict[int, float]
     """Of a step of so many single tokens; empty where nothing was measured, since hardly anybody speculates."""
 
@@ -130,6 +131,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         quantization_note=kinds.note,
         weights=kinds.weights if kinds.note else name,
         kv_cache=config.kv_cache,
+        num_threads=torch.get_num_threads(),
         step_seconds=measure_steps(
             runner,
             block_size_tokens=config.block_size_tokens,

@@ -25,6 +25,7 @@ _NAMES = (
     "quantized_products.c",
     "quantized_attention.c",
     "choice.c",
+    "read_memory.c",
 )
 SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
 CACHE_VARIABLE = "PENSTOCK_CACHE"

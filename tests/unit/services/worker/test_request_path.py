@@ -13,6 +13,16 @@ from tests.fakes.ledger_store import Store
 from tests.unit.services.worker.path_harness import POSTED_MS, num_logged, only_request, running_path, undisturbed
 
 
+async def test_the_start_says_how_much_fits_and_on_how_many_threads() -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with running_path() as harness:
+            ready = harness.engine.null.ready
+    (line,) = [one for one in logs if one["event"] == "engine_ready"]
+    assert line["kv_cache_tokens"] == ready.kv_cache_tokens > 0
+    assert line["full_length_sequences"] == ready.num_full_sequences > 0
+    assert (line["threads"], line["resident_bytes"]) == (ready.num_threads, ready.resident_bytes)
+
+
 async def test_the_order_is_last_append_seal_publish_finish_done() -> None:
     async with running_path() as harness:
         delivery = harness.ask()

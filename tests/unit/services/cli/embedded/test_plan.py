@@ -31,7 +31,7 @@ def test_the_plans_environment_wins_over_the_defaults() -> None:
 def test_cores_are_shared_out_among_the_workers(
     monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: str
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("services.cli.embedded.plan.usable_cores", lambda: cores)
     environment = worker_environment(PoolPlan(), index=0, total_workers=workers)
     assert environment["PENSTOCK_WORKER_NUM_THREADS"] == threads
 
