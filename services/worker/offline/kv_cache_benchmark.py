@@ -9,8 +9,10 @@ import dataclasses
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +29,7 @@ from services.worker.engine.config import EngineConfig
 from services.worker.engine.execution.model_loading import load_model
 from services.worker.engine.kv_cache.cell_format import layer_formats
 from services.worker.offline.english_text import Part, builtin_text, digest, windows
+from services.worker.offline.kept_figures import FILE_NAME, KeptFigures
 from services.worker.offline.kv_precision import SIXTEEN_BIT, Choice, cascade, choose
 from services.worker.offline.model_accuracy import Accuracy, Reference, measure_accuracy, take_reference
 from shared.tokenization.tokenizer import Tokenizer
@@ -59,19 +62,30 @@ class CacheResult:
 
 
 class CacheProbe:
-    """One model, measured with one cache after another."""
+    """One model, measured with one cache after another; what is kept is not measured again."""
 
-    def __init__(self, model: Path, quantization: str, text: torch.Tensor) -> None:
-        self._model, self._quantization, self._text = model, quantization, text
-        self._shape = open_checkpoint(model).config
-        self._reference: Reference = take_reference(text, self._logits(SIXTEEN_BIT))
+    def __init__(self, model: Path, quantization: str, text: torch.Tensor, kept: KeptFigures) -> None:
+        self._model, self._quantization, self._text, self._kept = model, quantization, text, kept
+        checkpoint = open_checkpoint(model)
+        self._shape = checkpoint.config
+        self._key = f"caches of {checkpoint.fingerprint}, weights {quantization}, on {digest(text)}"
+
+    @cached_property
+    def _reference(self) -> Reference:
+        return take_reference(self._text, self._logits(SIXTEEN_BIT))
 
     @property
     def num_layers(self) -> int:
         return self._shape.num_layers
 
     def accuracy(self, kv_cache: str) -> Accuracy:
-        return measure_accuracy(self._text, self._logits(kv_cache), self._reference)
+        key = f"{self._key}: {kv_cache}"
+        found = self._kept.get(key)
+        if found is None:
+            accuracy = measure_accuracy(self._text, self._logits(kv_cache), self._reference)
+            self._kept.put(key, dataclasses.asdict(accuracy))
+            return accuracy
+        return Accuracy(**found)
 
     def bytes_per_token(self, kv_cache: str) -> int:
         formats = layer_formats(kv_cache, self.num_layers)
@@ -95,7 +109,14 @@ class CacheProbe:
 
 
 def run_benchmark(
-    model: Path, *, quantization: str, num_windows: int, budget: float | None, kv_cache: tuple[str, ...], report: Report
+    model: Path,
+    *,
+    quantization: str,
+    num_windows: int,
+    budget: float | None,
+    kv_cache: tuple[str, ...],
+    kept: KeptFigures,
+    report: Report,
 ) -> CacheResult:
     """`budget`: how much perplexity may grow, 0.003. Raises CheckpointError, TokenizerError, ValueError, OSError."""
     tokenizer = Tokenizer.from_directory(model)
@@ -105,9 +126,9 @@ def run_benchmark(
     if budget is not None:
         # Chosen on a text of its own: what is reported was not seen by who chose.
         own = windows(tokenizer, builtin_text(Part.CALIBRATION), length=_WINDOW_TOKENS, count=_PROBE_WINDOWS)
-        choice, sensitivity = _choose(CacheProbe(model, quantization, own), budget, report)
+        choice, sensitivity = _choose(CacheProbe(model, quantization, own, kept), budget, report)
     report("16-bit reference")
-    probe = CacheProbe(model, quantization, text)
+    probe = CacheProbe(model, quantization, text, kept)
     names = [SIXTEEN_BIT, *kv_cache, *([choice.name] if choice is not None else [])]
     rows = []
     for name in dict.fromkeys(names):
@@ -173,6 +194,9 @@ def _command(
     kv_cache: Annotated[list[str] | None, typer.Option(help="Caches to measure, names of --kv-cache.")] = None,
     quantization: Annotated[str, typer.Option(help="Weights, as the worker loads them.")] = "none",
     quick: Annotated[bool, typer.Option("--quick", help="A shorter text: 4,096 tokens instead of 51,200.")] = False,
+    made: Annotated[
+        Path | None, typer.Option(help="Where figures are kept: what is measured there is not measured again.")
+    ] = None,
     num_threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -182,7 +206,7 @@ def _command(
         torch.set_num_threads(num_threads)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
-        with Progress(*columns, console=errors, transient=True) as bar:
+        with tempfile.TemporaryDirectory() as thrown_away, Progress(*columns, console=errors, transient=True) as bar:
             task = bar.add_task("", total=None)
             result = run_benchmark(
                 model,
@@ -190,6 +214,7 @@ def _command(
                 num_windows=_QUICK_WINDOWS if quick else _NUM_WINDOWS,
                 budget=None if budget is None else budget / 100,
                 kv_cache=tuple(kv_cache or FORMATS),
+                kept=KeptFigures((made or Path(thrown_away)) / FILE_NAME),
                 report=lambda what: bar.update(task, description=what, advance=1),
             )
     except (CheckpointError, TokenizerError, ValueError, OSError) as error:
