@@ -31,7 +31,7 @@ class UpSettings(ScopedSettings):
     quantization: str = Field(
         default="none",
         description="Weights: none (16 bit), keep (as stored), quantized once (awq-int4, gptq-int4-g128, "
-        "smoothquant-int8, fp8), or rounded at load (rtn-int8, rtn-int4-g64-a8 ...).",
+        "smoothquant-int8-g64, fp8), each with -head8 for a head in 8 bits, or rounded at load (rtn-int8 ...).",
     )
     kv_cache: str = Field(
         default="16bit", description="Keys and values: 16bit, int8, fp8, int4, or by layers: int4*10,int8*10,16bit."

@@ -37,7 +37,8 @@ class WorkerSettings(ScopedSettings):
     quantization: str = Field(
         default="none",
         pattern=QUANTIZATION_NAME,
-        description="Weights: none (16 bit), keep (as stored), or rounded at load: rtn-int8, rtn-int4-g64-a8 ...",
+        description="Weights: none (16 bit), keep (as stored), keep-head8 (and the head in 8 bits), or rounded at "
+        "load: rtn-int8, rtn-int4-g64-a8 ...",
     )
     kv_cache: str = Field(
         default="16bit",

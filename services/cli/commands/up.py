@@ -202,7 +202,8 @@ def up(
     quantization: Annotated[
         str | None,
         typer.Option(
-            help="none, keep, awq-int4, gptq-int4-g128, smoothquant-int8, fp8, or rounded at load: rtn-int8 ...",
+            help="none, keep, awq-int4, gptq-int4-g128, smoothquant-int8-g64, fp8 (each with -head8: the head in "
+            "8 bits, too), or rounded at load: rtn-int8 ...",
             envvar="PENSTOCK_UP_QUANTIZATION",
         ),
     ] = None,

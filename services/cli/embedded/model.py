@@ -18,23 +18,26 @@ DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
 
 
 KEEP = "keep"
+_HEAD = "-head8"
 _METHOD = re.compile(r"(?P<method>awq|gptq|smoothquant|fp8)(-int(?P<bits>[248]))?(-g(?P<group>\d+))?(-a(?P<inputs>8))?")
 
 
 async def resolve_quantized(model: str, quantization: str, *, data_dir: Path) -> tuple[Path, str, str]:
     """Directory, served name, and what the worker does with the weights when it loads them.
 
-    `awq-int4`, `gptq-int4-g128`, `smoothquant-int8`, `fp8` ...: quantized once into the data directory, then kept as
-    they are. `keep`: a GGUF file's weights are not turned into 16 bits. Anything else is the worker's own affair.
+    `awq-int4`, `gptq-int4-g128`, `smoothquant-int8-g64`, `fp8` ...: quantized once into the data directory, then kept
+    as they are. `keep`: a GGUF file's weights are not turned into 16 bits. Each with `-head8`: the worker rounds a head
+    that is in 16 bits. Anything else is the worker's own affair.
     """
-    directory, name = await resolve_model(model, data_dir=data_dir, keep_weights=quantization == KEEP)
-    match = _METHOD.fullmatch(quantization)
+    method, head = quantization.removesuffix(_HEAD), _HEAD if quantization.endswith(_HEAD) else ""
+    directory, name = await resolve_model(model, data_dir=data_dir, keep_weights=method == KEEP)
+    match = _METHOD.fullmatch(method)
     if match is None:
         return directory, name, quantization
-    quantized = data_dir / "models" / f"{name}-{_identity(directory / 'config.json')}-{quantization}"
+    quantized = data_dir / "models" / f"{name}-{_identity(directory / 'config.json')}-{method}"
     if not (quantized / "config.json").exists():
         await quantize_model(directory, quantized, match)
-    return quantized, name, KEEP
+    return quantized, name, KEEP + head
 
 
 async def resolve_model(model: str, *, data_dir: Path, keep_weights: bool = False) -> tuple[Path, str]:

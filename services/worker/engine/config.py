@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 
 ROUNDING_NAME = r"rtn-(?P<format>int[248]|fp8|fp8e5m2)(-g(?P<group>[0-9]+))?(?P<asym>-asym)?(-a(?P<activations>8|16))?"
-QUANTIZATION_NAME = rf"^(none|keep|{ROUNDING_NAME})$"
+QUANTIZATION_NAME = rf"^(none|keep|keep-head8|{ROUNDING_NAME})$"
 """What they mean is written in quantization/load_time.py."""
 _CACHE_PART = r"(16bit|int8|fp8|int4)(\*[1-9][0-9]*)?"
 KV_CACHE_NAME = rf"^{_CACHE_PART}(,{_CACHE_PART})*$"

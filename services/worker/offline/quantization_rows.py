@@ -10,8 +10,10 @@ from pathlib import Path
 
 from services.worker.engine.calibration.method_choice import QuantizationChoice
 from services.worker.engine.checkpoints.weights import Checkpoint
-from services.worker.engine.quantization.load_time import KEEP, NONE
+from services.worker.engine.quantization.load_time import KEEP, KEEP_WITH_HEAD, NONE
 from services.worker.offline.quantize_model import quantize_checkpoint
+
+_WITH_HEAD = "-head8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,15 +23,24 @@ class Row:
     name: str
     choice: QuantizationChoice | None
     note: str = ""
+    rounds_head: bool = False
 
     @property
     def quantization(self) -> str:
         """How the engine loads it."""
-        return NONE if self.choice is None else KEEP
+        if self.choice is None:
+            return NONE
+        return KEEP_WITH_HEAD if self.rounds_head else KEEP
+
+    @property
+    def checkpoint(self) -> str:
+        """The directory's name: what is done when it is loaded changes no file."""
+        return self.name.removesuffix(_WITH_HEAD)
 
 
 def _row(name: str, method: str, note: str = "", **options: int | bool) -> Row:
-    return Row(name=name, choice=QuantizationChoice(method=method, **options), note=note)  # type: ignore[arg-type]
+    choice = QuantizationChoice(method=method, **options)  # type: ignore[arg-type]
+    return Row(name=name, choice=choice, note=note, rounds_head=name.endswith(_WITH_HEAD))
 
 
 ROWS = (
@@ -40,10 +51,12 @@ ROWS = (
     _row("int8-smoothquant", "smoothquant"),
     _row("int8-rtn-g64-a8", "rtn", bits=8, group_size=64, activation_bits=8),
     _row("int8-smoothquant-g64", "smoothquant", group_size=64),
+    _row("int8-smoothquant-g64-head8", "smoothquant", "the head in 8 bits, too", group_size=64),
     _row("int4-rtn-g32", "rtn", bits=4, group_size=32),
     _row("int4-rtn-g64", "rtn", bits=4, group_size=64),
     _row("int4-awq-g64", "awq", group_size=64),
     _row("int4-gptq-g64", "gptq", group_size=64),
+    _row("int4-gptq-g64-head8", "gptq", "the head in 8 bits, too", bits=4, group_size=64),
     _row("int4-gptq-g64-a8", "gptq", group_size=64, activation_bits=8),
     _row("int4-rtn-g128", "rtn", bits=4, group_size=128),
     _row("int4-awq-g128", "awq", group_size=128),
@@ -67,7 +80,7 @@ def make_checkpoint(row: Row, model: Path, made: Path, *, num_sequences: int) ->
     """The directory to load. What lies in `made` under the row's name is used again."""
     if row.choice is None:
         return model
-    directory = made / row.name
+    directory = made / row.checkpoint
     if not (directory / "config.json").is_file():
         quantize_checkpoint(model, directory, row.choice, num_sequences=num_sequences)
     return directory

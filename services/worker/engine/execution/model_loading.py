@@ -28,7 +28,7 @@ from services.worker.engine.models.linear_reader import (
 )
 from services.worker.engine.models.operator_selection import select_operators
 from services.worker.engine.models.quantized_linear import QuantizedLinears
-from services.worker.engine.quantization.load_time import KEEP, parse_rounding
+from services.worker.engine.quantization.load_time import KEEP, KEEP_WITH_HEAD, parse_rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,8 +148,8 @@ def _linear_reader(
     quantization: str, checkpoint: Checkpoint, read: ReadTensor, kinds: QuantizedLinears
 ) -> LinearReader:
     """Raises QuantizationError for a name that means nothing."""
-    if quantization == KEEP:
-        return KeptLinears(read, checkpoint.quantized, kinds)
+    if quantization in (KEEP, KEEP_WITH_HEAD):
+        return KeptLinears(read, checkpoint.quantized, kinds, rounds_head=quantization == KEEP_WITH_HEAD)
     rounding = parse_rounding(quantization)
     return PlainLinears(read) if rounding is None else RoundedLinears(read, rounding, kinds)
 

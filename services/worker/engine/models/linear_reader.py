@@ -17,6 +17,7 @@ from services.worker.engine.models.quantized_linear import QuantizedLinears
 from services.worker.engine.quantization.load_time import LoadTimeRounding
 from services.worker.engine.quantization.quantized_tensor import QuantizedTensor, can_join, join_rows
 from services.worker.engine.quantization.rounding import quantize
+from services.worker.engine.quantization.scheme import integers
 
 ReadTensor = Callable[[str], torch.Tensor]
 """A checkpoint's tensor by its Hugging Face name, in the model's dtype and on its device."""
@@ -24,13 +25,15 @@ ReadTensor = Callable[[str], torch.Tensor]
 ReadQuantized = Callable[[str], QuantizedTensor | None]
 """A checkpoint's matrix in the precision it is stored in, on the CPU; None where that is a plain one."""
 
+_HEAD_GROUP = 64
+
 
 class LinearReader(Protocol):
     def layer(self, names: Sequence[str], bias: torch.Tensor | None) -> Linear:
         """The matrices `names`, above each other, [rows of all, columns]; `bias` [rows of all]."""
 
     def head(self, name: str) -> Linear:
-        """The matrix behind the last layer; its products are float32."""
+        """The matrix behind the last layer, read after all layers; its products are float32."""
 
 
 class PlainLinears:
@@ -62,18 +65,28 @@ class RoundedLinears:
 
 
 class KeptLinears:
-    """What is stored in low precision is multiplied in it; what is stored plain stays plain."""
+    """What is stored in low precision is multiplied in it; what is stored plain stays plain.
 
-    def __init__(self, read: ReadTensor, read_quantized: ReadQuantized, kinds: QuantizedLinears) -> None:
+    With `rounds_head` a plain head becomes INT8 in groups, with inputs of 8 bits where layers have them: quantizers
+    leave it in 16 bits, and in a small model it is a third of what a token reads.
+    """
+
+    def __init__(
+        self, read: ReadTensor, read_quantized: ReadQuantized, kinds: QuantizedLinears, *, rounds_head: bool = False
+    ) -> None:
+        self._read = read
         self._read_quantized = read_quantized
         self._plain = PlainLinears(read)
         self._kinds = kinds
+        self._rounds_head = rounds_head
+        self._has_small_inputs = False
 
     def layer(self, names: Sequence[str], bias: torch.Tensor | None) -> Linear:
         stored = [self._read_quantized(name) for name in names]
         weights = [weight for weight in stored if weight is not None]
         if not weights:
             return self._plain.layer(names, bias)
+        self._has_small_inputs |= any(weight.activations is not None for weight in weights)
         if len(weights) == len(stored) and can_join(weights):
             return self._kinds.make(join_rows(weights), bias, wide_output=False)
         products = [
@@ -84,6 +97,10 @@ class KeptLinears:
 
     def head(self, name: str) -> Linear:
         weight = self._read_quantized(name)
+        if weight is None and self._rounds_head:
+            plain = self._read(name)
+            scheme = integers(8, group_size=None if plain.shape[1] % _HEAD_GROUP else _HEAD_GROUP)
+            weight = replace(quantize(plain, scheme), activations=scheme if self._has_small_inputs else None)
         return self._plain.head(name) if weight is None else self._kinds.make(weight, None, wide_output=True)
 
 

@@ -1,6 +1,7 @@
 """What is done to a checkpoint's weights when it is loaded, by the name that settings and command lines use.
 
-`none`: 16 bit, whatever was stored. `keep`: in the precision they are stored in. `rtn-...`: rounded to nearest now.
+`none`: 16 bit, whatever was stored. `keep`: in the precision they are stored in; `keep-head8`: and a head that is
+stored in 16 bits is rounded to 8. `rtn-...`: all rounded to nearest now.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from services.worker.engine.quantization.scheme import (
 
 NONE = "none"
 KEEP = "keep"
+KEEP_WITH_HEAD = "keep-head8"
 
 _ROUNDING = re.compile(ROUNDING_NAME)
 _FLOATS = {"fp8": NumberFormat.FLOAT8_E4M3, "fp8e5m2": NumberFormat.FLOAT8_E5M2}
@@ -28,8 +30,8 @@ _ACTIVATION_BITS = 8
 class UnknownQuantization(QuantizationError, EngineRefused):
     def __init__(self, text: str) -> None:
         super().__init__(
-            f"unknown quantization {text!r}: none, keep, or rtn-FORMAT[-gSIZE][-asym][-a8|-a16] with int2, int4, "
-            "int8, fp8 or fp8e5m2, for example rtn-int8 or rtn-int4-g64-a8"
+            f"unknown quantization {text!r}: none, keep, keep-head8, or rtn-FORMAT[-gSIZE][-asym][-a8|-a16] with "
+            "int2, int4, int8, fp8 or fp8e5m2, for example rtn-int8 or rtn-int4-g64-a8"
         )
 
 
@@ -44,13 +46,14 @@ class LoadTimeRounding:
 
 
 def parse_rounding(name: str) -> LoadTimeRounding | None:
-    """None for `none` and `keep`. Raises UnknownQuantization, and QuantizationError for what does not go together.
+    """None for `none`, `keep` and `keep-head8`. Raises UnknownQuantization, and QuantizationError for what does not go
+    together.
 
     INT8 multiplies with 8-bit inputs unless `-a16` is said, the others with 16-bit ones unless `-a8` is. Inputs are
     rounded per token, or per token and group where weights have groups. The head is INT8 per row wherever the layers
     have fewer bits, else as they are; a table of embeddings stays in 16 bits, it is only looked up.
     """
-    if name in (NONE, KEEP):
+    if name in (NONE, KEEP, KEEP_WITH_HEAD):
         return None
     match = _ROUNDING.fullmatch(name)
     if match is None:

@@ -1,11 +1,13 @@
 """An engine with quantized weights: the same tokens in every batch, its own fingerprint, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from services.worker.engine.calibration.method_choice import QuantizationChoice
 from services.worker.engine.checkpoints.weights import open_checkpoint
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.engine import Engine
@@ -13,6 +15,8 @@ from services.worker.engine.models.quantized_reference import DequantizingLinear
 from services.worker.engine.quantization.load_time import UnknownQuantization, parse_rounding
 from services.worker.engine.quantization.quantization_error import GroupSizeDoesNotDivide
 from services.worker.engine.quantization.rounding import quantize
+from services.worker.engine.quantization.scheme import integers
+from services.worker.offline.quantize_model import quantize_checkpoint
 from tests.builders import tiny_checkpoint
 from tests.engine_driver import drive, make_submit
 from tests.fixtures.tiny_gguf import write_tiny_gguf
@@ -53,7 +57,7 @@ def test_tokens_are_the_same_when_prompts_come_in_chunks(checkpoint: Path, chunk
 
 
 def test_every_way_of_rounding_has_its_own_fingerprint(checkpoint: Path) -> None:
-    found = [load(checkpoint, quantization=name).ready.fingerprint for name in ["none", "keep", *NAMES]]
+    found = [load(checkpoint, quantization=name).ready.fingerprint for name in ["none", "keep", "keep-head8", *NAMES]]
     assert len(set(found)) == len(found)
     assert load(checkpoint).ready.fingerprint == found[0]
 
@@ -75,6 +79,27 @@ def test_the_engine_computes_with_the_rounded_weights(checkpoint: Path) -> None:
     expected = DequantizingLinear(quantize(stored.tensor(name), rounding.head), None, wide_output=True)
     inputs = torch.randn(3, stored.config.hidden_size)
     assert torch.equal(decoder._head(inputs), expected(inputs))
+
+
+@pytest.mark.parametrize("bits_of_inputs", [None, 8])
+def test_a_head_in_sixteen_bits_is_rounded_when_that_is_asked_for(
+    checkpoint: Path, tmp_path: Path, bits_of_inputs: int | None
+) -> None:
+    """Its inputs have as many bits as those of the layers, whose weights stay what they are."""
+    made = tmp_path / "made"
+    quantize_checkpoint(checkpoint, made, QuantizationChoice(method="rtn", bits=8, activation_bits=bits_of_inputs))
+    engine = load(made, quantization="keep-head8")
+    assert drive(engine, make_submit("a", [3, 5, 7, 9], max_tokens=8)).tokens
+    head = engine._runner._decoder._head
+    stored = open_checkpoint(made)
+    name = "model.embed_tokens.weight" if stored.config.tie_word_embeddings else "lm_head.weight"
+    plain = stored.tensor(name).bfloat16()
+    scheme = integers(8, group_size=None if plain.shape[1] % 64 else 64)
+    rounded = replace(quantize(plain, scheme), activations=scheme if bits_of_inputs else None)
+    inputs = torch.randn(3, plain.shape[1]).bfloat16()
+    torch.testing.assert_close(head(inputs), DequantizingLinear(rounded, None, wide_output=True)(inputs))
+    kept = load(made, quantization="keep")._runner._decoder._head
+    assert not torch.equal(head(inputs), kept(inputs))
 
 
 def test_a_gguf_file_is_kept_as_it_is_stored(tmp_path: Path) -> None:
@@ -106,6 +131,13 @@ def test_a_cache_of_low_precision_gives_the_same_tokens_alone_batched_in_chunks_
     narrow = load(checkpoint, max_tokens_per_step=5, max_running_sequences=3, **options)
     assert drive(narrow, *submissions()).tokens == alone
     assert batched.ready.kv_cache == kv_cache
+
+
+@pytest.mark.parametrize("kv_cache", CACHES)
+def test_a_step_in_one_native_call_reads_cells_alone_as_in_a_batch(checkpoint: Path, kv_cache: str) -> None:
+    engine = load(checkpoint, kv_cache=kv_cache, quantization="rtn-int8", enable_prefix_cache=False)
+    alone = {key: tokens for one in submissions() for key, tokens in drive(engine, one).tokens.items()}
+    assert drive(engine, *submissions()).tokens == alone
 
 
 @pytest.mark.parametrize("kv_cache", CACHES)

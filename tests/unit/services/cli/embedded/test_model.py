@@ -121,6 +121,11 @@ async def test_a_method_quantizes_the_model_once_and_the_worker_keeps_what_was_m
     assert len(imports) == 1
     other, _, _ = await resolve_quantized("default", "awq-int4-g32", data_dir=tmp_path)
     assert other != directory
+    assert await resolve_quantized("default", f"{name}-head8", data_dir=tmp_path) == (
+        directory,
+        served_name,
+        "keep-head8",
+    )
 
 
 @pytest.mark.parametrize("name", ["none", "rtn-int8", "rtn-int4-g64-a8", "awq-int3", "nonsense"])
@@ -136,6 +141,7 @@ async def test_keep_imports_without_turning_weights_into_sixteen_bits(
     tmp_path: Path, imports: list[tuple[str, Path]]
 ) -> None:
     kept, name, load = await resolve_quantized("default", "keep", data_dir=tmp_path)
+    assert await resolve_quantized("default", "keep-head8", data_dir=tmp_path) == (kept, name, "keep-head8")
     plain, _, _ = await resolve_quantized("default", "none", data_dir=tmp_path)
     assert (name, load) == (DEFAULT_MODEL_NAME, "keep")
     assert kept != plain

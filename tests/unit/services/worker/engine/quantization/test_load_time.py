@@ -31,14 +31,14 @@ def test_floats_are_named_by_their_exponent() -> None:
         assert rounding.weights.number_format is rounding.head.number_format is number_format
 
 
-@pytest.mark.parametrize("name", ["none", "keep"])
+@pytest.mark.parametrize("name", ["none", "keep", "keep-head8"])
 def test_what_rounds_nothing_has_no_rounding(name: str) -> None:
     assert parse_rounding(name) is None
 
 
 @pytest.mark.parametrize("name", ["", "int8", "rtn-int3", "rtn-int4-g", "rtn-int4-a4", "rtn-int8 ", "RTN-INT8"])
 def test_other_names_are_refused_with_the_ones_that_are(name: str) -> None:
-    with pytest.raises(UnknownQuantization, match="none, keep, or rtn-FORMAT"):
+    with pytest.raises(UnknownQuantization, match="none, keep, keep-head8, or rtn-FORMAT"):
         parse_rounding(name)
 
 
