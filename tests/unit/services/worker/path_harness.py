@@ -159,6 +159,9 @@ class Spawner:
         self._tasks.add(task)
         return task
 
+    def forget_the_finished(self) -> None:
+        self._tasks = {task for task in self._tasks if not task.done()}
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
