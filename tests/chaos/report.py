@@ -12,6 +12,8 @@ from tests.chaos.schedule import Fault
 PAUSE_SECONDS = 0.5
 """A silence longer than this between two tokens is a pause that somebody may notice."""
 _AFTERMATH_SECONDS = 1.0
+_RECOVERY_SECONDS = 10.0
+"""So long after a fault its victim may still be starting: whatever strikes then does not strike alone."""
 _OTHER_CONTENT = ("differing", "wrong", "stream")
 
 
@@ -25,18 +27,31 @@ class Row:
     differing: int
     """Of requests that were open during the fault: without a terminal, with a repeated token, with two contents."""
     pauses: list[float]
+    alone: list[float]
+    """Of the pauses, those of a single fault, with no other since ten seconds before: its own and nobody else's."""
     waits: list[float]
     """For the first token, of streams that were asked while the fault lasted or shortly before."""
 
 
-def pauses_of(injections: Sequence[Injection], asks: Sequence[Ask]) -> list[float]:
-    """The pauses that streams had while these faults (or their first second after) lasted; longest per stream."""
+def pauses_of(
+    injections: Sequence[Injection], asks: Sequence[Ask], *, alone_among: Sequence[Injection] | None = None
+) -> list[float]:
+    """The pauses that streams had while these faults (or their first second after) lasted; longest per stream.
+
+    `alone_among`: everything that struck in the run; then only pauses that a single fault can have made.
+    """
     found = []
     for ask in asks:
-        pauses = [gap for gap in ask.gaps() if gap[1] - gap[0] >= PAUSE_SECONDS and _is_hit(gap, injections)]
-        if pauses:
-            found.append(max(until - since for since, until in pauses))
+        gaps = [gap for gap in ask.gaps() if gap[1] - gap[0] >= PAUSE_SECONDS and _is_hit(gap, injections)]
+        if alone_among is not None:
+            gaps = [gap for gap in gaps if sum(_may_have_made(gap, other) for other in alone_among) == 1]
+        if gaps:
+            found.append(max(until - since for since, until in gaps))
     return sorted(found)
+
+
+def _may_have_made(gap: tuple[float, float], injection: Injection) -> bool:
+    return gap[0] < injection.ended_at + _RECOVERY_SECONDS and gap[1] > injection.started_at
 
 
 def waits_of(injections: Sequence[Injection], asks: Sequence[Ask]) -> list[float]:
@@ -61,7 +76,7 @@ def rows(injections: Sequence[Injection], asks: Sequence[Ask], verdict: Verdict)
         struck = [injection for injection in injections if injection.fault is fault]
         in_flight = sum(injection.num_in_flight for injection in struck)
         convicted = [_num_convicted(kinds, struck, verdict) for kinds in (("lost",), ("duplicated",), _OTHER_CONTENT)]
-        times = pauses_of(struck, asks), waits_of(struck, asks)
+        times = pauses_of(struck, asks), pauses_of(struck, asks, alone_among=injections), waits_of(struck, asks)
         table.append(Row(fault.value, len(struck), in_flight, *convicted, *times))
     return table
 
@@ -74,16 +89,20 @@ def render(table: Sequence[Row]) -> str:
     """Pauses overlap with those of a neighbouring fault where faults overlap: each row counts what it saw."""
     lines = [
         "| fault | injected | in flight | lost | duplicated | other content | streams paused > 0.5 s "
-        "| pause p50 / p99 / max (s) | first token p50 / p99 / max (s) |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| pause p50 / p99 / max (s) | of these by this fault alone | first token p50 / p99 / max (s) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {row.fault} | {row.injected} | {row.in_flight} | {row.lost} | {row.duplicated} | {row.differing} "
         f"| {len(row.pauses)} "
-        f"| {_times(row.pauses)} | {_times(row.waits)} |"
+        f"| {_times(row.pauses)} | {_alone(row.alone)} | {_times(row.waits)} |"
         for row in table
     ]
     return "\n".join(lines)
+
+
+def _alone(values: Sequence[float]) -> str:
+    return f"{len(values)}: {_times(values)}" if values else "-"
 
 
 def _times(values: Sequence[float]) -> str:

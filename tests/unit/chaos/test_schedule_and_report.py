@@ -54,6 +54,16 @@ def test_a_pause_is_counted_for_the_fault_that_it_overlaps() -> None:
     assert pauses_of([an_injection(Fault.KILL_WORKER, 3.15)], [stream]) == []
 
 
+@pytest.mark.parametrize(("other_at", "pauses"), [(30.0, []), (39.5, []), (41.5, []), (20.0, [2.0]), (43.0, [2.0])])
+def test_a_pause_is_a_faults_own_when_no_other_struck_shortly_before_or_in_it(
+    other_at: float, pauses: list[float]
+) -> None:
+    stream, kill = a_stream([39.9, 40.0, 42.0]), an_injection(Fault.KILL_WORKER, 40.5)
+    for fault in (Fault.KILL_WORKER, Fault.FREEZE_KAFKA):
+        other = an_injection(fault, other_at, lasts=0.5)
+        assert pauses_of([kill], [stream], alone_among=[kill, other]) == pauses
+
+
 def test_the_wait_for_the_first_token_is_no_pause() -> None:
     stream = a_stream([5.0, 5.1])
     fault = [an_injection(Fault.FREEZE_KAFKA, 1.0, lasts=4.0)]
@@ -63,7 +73,9 @@ def test_the_wait_for_the_first_token_is_no_pause() -> None:
 def test_the_table_has_a_row_for_every_kind_that_struck() -> None:
     struck = [an_injection(Fault.KILL_WORKER, 1.2), an_injection(Fault.KILL_WORKER, 9.0)]
     table = rows(struck, [a_stream([1.0, 3.0])], Verdict())
-    assert render(table).splitlines()[-1] == "| kill worker | 2 | 6 | 0 | 0 | 0 | 1 | 2.0 / 2.0 / 2.0 | - |"
+    assert render(table).splitlines()[-1] == (
+        "| kill worker | 2 | 6 | 0 | 0 | 0 | 1 | 2.0 / 2.0 / 2.0 | 1: 2.0 / 2.0 / 2.0 | - |"
+    )
 
 
 def test_what_was_lost_is_counted_under_every_fault_of_its_life() -> None:
