@@ -13,61 +13,30 @@ import importlib.metadata
 import os
 import socket
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 import structlog
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Tracer
 
 from shared.settings.telemetry import TelemetrySettings
 from shared.telemetry.logs import configure_logs
-from shared.telemetry.metrics import SPANS_DROPPED
+from shared.telemetry.span_export import OtlpExporter, QuietExporter
 from shared.telemetry.spans import use_tracer
 
 logger = structlog.get_logger(__name__)
 
 FLUSH_SECONDS = 2.0
 _EXPORT_TIMEOUT_SECONDS = 5.0
-_SCHEDULE_DELAY_MS = 500
+_SCOPE_NAME = "penstock"
+_SCHEDULE_DELAY_MS = 1_000
 _MAX_QUEUED_SPANS = 16_384
 _MAX_BATCH_SPANS = 512
-_REPORT_EVERY_SECONDS = 60.0
-
-
-class QuietExporter(SpanExporter):
-    """Counts what an exporter could not send and says so at most once a minute. Called from the batch thread."""
-
-    def __init__(self, wrapped: SpanExporter, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._wrapped = wrapped
-        self._monotonic = monotonic
-        self._dropped = 0
-        self._reported_at: float | None = None
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = self._wrapped.export(spans)
-        if result is not SpanExportResult.SUCCESS:
-            self._dropped += len(spans)
-            SPANS_DROPPED.inc(len(spans))
-            self._report()
-        return result
-
-    def _report(self) -> None:
-        now = self._monotonic()
-        if self._reported_at is None or now - self._reported_at >= _REPORT_EVERY_SECONDS:
-            self._reported_at = now
-            logger.warning("spans could not be exported; is the OTLP endpoint up?", spans_dropped=self._dropped)
-
-    def shutdown(self) -> None:
-        self._wrapped.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._wrapped.force_flush(timeout_millis)
 
 
 def traces_endpoint(settings: TelemetrySettings, environment: Mapping[str, str]) -> str | None:
@@ -115,7 +84,7 @@ class Telemetry:
             constants={"service": self._service_name, "instance": self._instance},
         )
         self._provider = self._build_provider()
-        self._tracer_before = use_tracer(self._provider.get_tracer("penstock", _version()))
+        self._tracer_before = use_tracer(self._provider.get_tracer(_SCOPE_NAME, _version()))
         return self
 
     async def __aexit__(
@@ -143,7 +112,8 @@ class Telemetry:
         sampler = _sampler(self._settings, self._endpoint)
         provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
         if self._endpoint is not None:
-            exporter = OTLPSpanExporter(endpoint=self._endpoint, timeout=_EXPORT_TIMEOUT_SECONDS)
+            scope = InstrumentationScope(_SCOPE_NAME, _version())
+            exporter = OtlpExporter(self._endpoint, resource, scope, timeout_seconds=_EXPORT_TIMEOUT_SECONDS)
             provider.add_span_processor(
                 BatchSpanProcessor(
                     QuietExporter(exporter),

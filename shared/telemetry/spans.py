@@ -8,7 +8,9 @@ Refuses to know exporters and sampling (`setup.py`) and headers (`propagation.py
 from collections.abc import Mapping
 
 from opentelemetry.context import Context
-from opentelemetry.trace import NoOpTracer, Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import Tracer as RecordingTracer
+from opentelemetry.trace import NoOpTracer, Span, SpanContext, SpanKind, Status, StatusCode, Tracer, get_current_span
 
 # --- span names; one request is one trace. HTTP server spans are called "<method> <route>".
 PUBLISH_REQUEST = "publish inference.requests"
@@ -97,16 +99,55 @@ def record_span(
     attributes: Attributes | None = None,
     kind: SpanKind = SpanKind.INTERNAL,
     status: Status | None = None,
-) -> Span:
+) -> None:
     """A span of something that is already over, with its own times (Unix nanoseconds).
 
     A clock that went backwards in between gives a span of no length rather than a negative one.
     """
-    span = tracer().start_span(name, context=parent_context, kind=kind, attributes=attributes, start_time=start_ns)
+    active, end_ns = tracer(), max(start_ns, end_ns)
+    parent = get_current_span(parent_context).get_span_context()
+    if isinstance(active, RecordingTracer) and parent.is_valid:
+        if parent.trace_flags.sampled:
+            _hand_over(active, parent, name, start_ns, end_ns, attributes, kind, status)
+        return
+    span = active.start_span(name, context=parent_context, kind=kind, attributes=attributes, start_time=start_ns)
     if status is not None:
         span.set_status(status)
-    span.end(end_time=max(start_ns, end_ns))
-    return span
+    span.end(end_time=end_ns)
+
+
+def _hand_over(
+    active: RecordingTracer,
+    parent: SpanContext,
+    name: str,
+    start_ns: int,
+    end_ns: int,
+    attributes: Attributes | None,
+    kind: SpanKind,
+    status: Status | None,
+) -> None:
+    """Nothing can happen to it any more, so it needs none of what an open span has (locks, limits, a lifetime), which
+    is most of its price; whether it is kept, its parent has decided."""
+    context = SpanContext(
+        parent.trace_id,
+        active.id_generator.generate_span_id(),
+        is_remote=False,
+        trace_flags=parent.trace_flags,
+        trace_state=parent.trace_state,
+    )
+    active.span_processor.on_end(
+        ReadableSpan(
+            name,
+            context,
+            parent,
+            active.resource,
+            attributes,
+            kind=kind,
+            status=status or Status(),
+            start_time=start_ns,
+            end_time=end_ns,
+        )
+    )
 
 
 def exemplar_of(span: Span | None) -> dict[str, str] | None:

@@ -49,8 +49,9 @@ async def test_everything_is_flushed_at_the_end_even_more_than_one_batch(tmp_pat
     async with SpanReceiver(store) as receiver:
         settings = TelemetrySettings(otlp_endpoint=receiver.endpoint)
         async with setup_telemetry(settings, "gateway", environment={}):
-            root = spans.record_span("root", None, 1, 2, HERE)
+            root = spans.tracer().start_span("root", attributes=HERE)
             for _ in range(1_500):
                 spans.record_span("child", set_span_in_context(root), 1, 2)
+            root.end()
     assert len(store.spans_of_request("r1")) == 1_501
     assert get_current_span().get_span_context().is_valid is False

@@ -13,7 +13,8 @@ from shared.settings.telemetry import TelemetrySettings
 from shared.telemetry import setup, spans
 from shared.telemetry.metrics import SPANS_DROPPED
 from shared.telemetry.propagation import extract, inject
-from shared.telemetry.setup import QuietExporter, setup_telemetry, traces_endpoint
+from shared.telemetry.setup import setup_telemetry, traces_endpoint
+from shared.telemetry.span_export import QuietExporter
 
 REMOTE = (("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
 
