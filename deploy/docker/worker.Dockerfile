@@ -1,4 +1,11 @@
 # Worker: the engine with torch. The model is mounted or imported by the `model` service of the compose file.
+# The CPU kernels are compiled in a stage of their own, for several kinds of processors: the image has no compiler.
+FROM docker.io/library/python:3.11-slim-bookworm AS kernels
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+WORKDIR /app
+COPY services services
+RUN python -m services.worker.engine.native.prebuilt
+
 FROM docker.io/library/python:3.11-slim-bookworm
 
 # A registry of one's own; for workers without a card also the index that has torch's smaller CPU builds.
@@ -15,6 +22,7 @@ RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['p
     && mkdir /models && chown penstock /models
 COPY README.md ./
 COPY services services
+COPY --from=kernels /app/services/worker/engine/native/prebuilt services/worker/engine/native/prebuilt
 COPY shared shared
 RUN pip install --no-cache-dir --no-deps --constraint constraints.txt .
 USER penstock

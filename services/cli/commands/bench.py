@@ -49,12 +49,15 @@ def platform(
     workers: Annotated[int, typer.Option(help="Workers with the null engine.")] = 1,
     seconds: Annotated[float, typer.Option(help="Length of each full-load run.")] = 10.0,
     records: Annotated[int, typer.Option(help="Records of the Kafka run.")] = 15_000,
+    sample_ratio: Annotated[float, typer.Option(help="Share of traces that are kept; 0 exports no spans.")] = 0.01,
 ) -> None:
     """Measure what the platform adds, with a hash in place of the model."""
     from services.cli.benchmarks.platform import PlatformLoad, measure_platform
 
     with plain_errors():
-        load = PlatformLoad(workers=workers, full_seconds=seconds, kafka_records=records)
+        load = PlatformLoad(
+            workers=workers, full_seconds=seconds, kafka_records=records, trace_sample_ratio=sample_ratio
+        )
         with waiting(err, "starting") as report:
             figures = asyncio.run(measure_platform(load, report=report))
         if as_json_output:

@@ -157,7 +157,7 @@ def check_compiler() -> Iterator[Finding]:
     yield Finding(
         subject="C compiler",
         verdict=Verdict.GOOD if compiler else Verdict.WARNING,
-        detail=compiler or "none; torch's own operators are used",
+        detail=compiler or "none; kernels that were compiled ahead are used, else torch's own operators",
         advice="pip install ziglang makes native CPU kernels possible",
     )
 

@@ -1,7 +1,7 @@
 """Compiles the C files beside it on first use and keeps the result, named by source, compiler flags and processor.
 
-Knows compilers and files, no tensors. Where there is no compiler there are no native kernels: `build` says why, and
-torch does the work.
+Knows compilers and files, no tensors. Where there is no compiler, and nothing was compiled ahead (`prebuilt.py`), there
+are no native kernels: `build` says why, and torch does the work.
 """
 
 import hashlib
@@ -32,7 +32,6 @@ CACHE_VARIABLE = "PENSTOCK_CACHE"
 
 _FLAGS = (
     "-O3",
-    "-march=native",
     "-std=gnu11",
     "-fPIC",
     "-Wno-psabi",
@@ -42,6 +41,7 @@ _FLAGS = (
     "-fassociative-math",
 )
 """Sums may be reordered, which vectorises them; NaN and infinity keep their meaning."""
+_THIS_PROCESSOR = ("-march=native",)
 _FLAGS_OF = dict.fromkeys(("quantized_integer.c", "quantized_table.c"), ("-fno-associative-math", "-ffp-contract=off"))
 """Not where the same sum is written out for several numbers of rows: all must add in one order, rounded alike."""
 _BUILD_TIMEOUT_SECONDS = 300
@@ -56,18 +56,24 @@ def build(*, with_openmp: bool, without: Sequence[str] = ()) -> Path:
 
     `without` names instruction sets that this processor has and the library is not to use, `avx512f`.
     """
-    compiler = _compiler()
-    flags = [*_FLAGS, *(["-fopenmp"] if with_openmp else []), *(f"-mno-{name}" for name in without)]
-    library = _cache_directory() / f"kernels-{_name(compiler, flags)}.so"
-    if library.exists():
-        return library
+    compiler = find_compiler()
+    flags = [*_THIS_PROCESSOR, *(f"-mno-{name}" for name in without)]
+    library = _cache_directory() / f"kernels-{_name(compiler, flags, with_openmp)}.so"
+    if not library.exists():
+        compile_library(compiler, flags, library, with_openmp=with_openmp)
+    return library
+
+
+def compile_library(compiler: Sequence[str], flags: Sequence[str], library: Path, *, with_openmp: bool) -> None:
+    """All the sources into that file, with flags that say for which processors. Raises NoNativeKernels."""
+    every_flag = [*_FLAGS, *flags, *(["-fopenmp"] if with_openmp else [])]
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             linked = Path(scratch, "kernels.so")
             compiled = [str(Path(scratch, source.stem + ".o")) for source in SOURCES]
             commands = [
-                [*compiler, *flags, *_FLAGS_OF.get(source.name, ()), "-c", str(source), "-o", target]
+                [*compiler, *every_flag, *_FLAGS_OF.get(source.name, ()), "-c", str(source), "-o", target]
                 for source, target in zip(SOURCES, compiled, strict=True)
             ]
             with ThreadPoolExecutor() as side_by_side:
@@ -78,10 +84,10 @@ def build(*, with_openmp: bool, without: Sequence[str] = ()) -> Path:
             linked.replace(library)  # at once: another process may build the same
     except OSError as error:
         raise NoNativeKernels(f"cannot write to {library.parent}: {error}") from error
-    return library
 
 
-def _compiler() -> list[str]:
+def find_compiler() -> list[str]:
+    """Raises NoNativeKernels."""
     for name in (os.environ.get("CC"), "gcc", "cc", "clang"):
         if name and shutil.which(name):
             return [name]
@@ -95,15 +101,20 @@ def _cache_directory() -> Path:
     return Path(root) if root else Path.home() / ".cache" / "penstock"
 
 
-def _name(compiler: list[str], flags: list[str]) -> str:
+def _name(compiler: list[str], flags: list[str], with_openmp: bool) -> str:
     """-march=native makes a library that another processor may not run: its features are part of the name."""
+    parts = (*compiler, *_FLAGS, *flags, with_openmp, _FLAGS_OF, platform.machine(), processor_features())
+    return hashlib.sha256(f"{source_digest()} {parts!r}".encode()).hexdigest()[:24]
+
+
+def source_digest() -> str:
+    """Of the sources and their headers: a library of others is not for us."""
     headers = sorted(Path(__file__).parent.glob("*.h"))
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in (*SOURCES, *headers)))
-    digest.update("\0".join([*compiler, *flags, repr(_FLAGS_OF), platform.machine(), _processor_features()]).encode())
-    return digest.hexdigest()[:24]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in (*SOURCES, *headers))).hexdigest()
 
 
-def _processor_features() -> str:
+def processor_features() -> str:
+    """As the kernel lists them; what platform knows where it does not."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from services.worker.engine.native.build import NoNativeKernels, build
+from services.worker.engine.native.prebuilt import prebuilt_library
 
 MAX_GROUP = 64
 MAX_HEAD_SIZE = 256
@@ -87,7 +88,7 @@ def open_library() -> ctypes.CDLL | None:
         if with_openmp and not _share_openmp():
             continue
         try:
-            library = ctypes.CDLL(str(build(with_openmp=with_openmp)))
+            library = ctypes.CDLL(str(_compiled(with_openmp=with_openmp)))
         except (NoNativeKernels, OSError):
             continue
         library.penstock_interface_version.restype = ctypes.c_int64
@@ -95,6 +96,16 @@ def open_library() -> ctypes.CDLL | None:
         if library.penstock_interface_version() == _INTERFACE_VERSION:
             return library
     return None
+
+
+def _compiled(*, with_openmp: bool) -> Path:
+    """Here and now where there is a compiler, else ahead."""
+    try:
+        return build(with_openmp=with_openmp)
+    except NoNativeKernels:
+        if with_openmp and (library := prebuilt_library()) is not None:
+            return library
+        raise
 
 
 def _share_openmp() -> bool:
