@@ -252,6 +252,10 @@ heartbeats = st.builds(
         ),
         max_size=3,
     ).map(tuple),
+    weights=texts,
+    kv_cache=texts,
+    speculation=texts,
+    speculation_methods=st.lists(texts, max_size=3).map(tuple),
 )
 fleet_events = st.builds(
     FleetEvent,

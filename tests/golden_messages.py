@@ -155,6 +155,8 @@ HEARTBEAT = Heartbeat(
     ),
     weights="int4-g64",
     kv_cache="int8",
+    speculation="quantspec",
+    speculation_methods=("none", "prompt-lookup", "quantspec"),
 )
 FLEET_EVENT = FleetEvent(
     kind=FleetEventKind.WORKER_LOST,

@@ -27,12 +27,14 @@ class ServedAs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """One model as `/v1/models` shows it."""
+    """One model as `/v1/models` shows it. `speculation_methods`: those that every ready worker of the pool has."""
 
     name: str
     pool: str
     max_model_tokens: int
     served_as: tuple[ServedAs, ...]
+    speculation: str
+    speculation_methods: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -119,25 +121,27 @@ class FleetDirectory:
             for name in worker.models:
                 known = found.get(name)
                 if known is None or worker.pool == self._default_pool != known.pool:
+                    serving = self._serving(name, worker.pool)
                     found[name] = ServedModel(
                         name=name,
                         pool=worker.pool,
                         max_model_tokens=worker.max_model_tokens,
-                        served_as=self._served_as(name, worker.pool),
+                        served_as=_served_as(serving),
+                        speculation=worker.speculation,
+                        speculation_methods=tuple(
+                            method
+                            for method in worker.speculation_methods
+                            if all(method in other.speculation_methods for other in serving)
+                        ),
                     )
         return sorted(found.values(), key=lambda model: model.name)
 
-    def _served_as(self, model: str, pool: str) -> tuple[ServedAs, ...]:
-        """Most often first: while a pool's weights are being exchanged its workers differ."""
-        kinds = Counter(
-            (worker.dtype, worker.weights, worker.kv_cache)
+    def _serving(self, model: str, pool: str) -> list[Heartbeat]:
+        return [
+            worker
             for worker in self.live_workers()
             if worker.state is WorkerState.READY and worker.pool == pool and model in worker.models
-        )
-        return tuple(
-            ServedAs(dtype=dtype, weights=weights, kv_cache=kv_cache, workers=count)
-            for (dtype, weights, kv_cache), count in kinds.most_common()
-        )
+        ]
 
     @property
     def is_heard(self) -> bool:
@@ -147,6 +151,15 @@ class FleetDirectory:
     def _was_seen_lately(self, model: str) -> bool:
         seen_at = self._models_seen.get(model)
         return seen_at is not None and self._monotonic() - seen_at <= self._model_memory_seconds
+
+
+def _served_as(workers: list[Heartbeat]) -> tuple[ServedAs, ...]:
+    """Most often first: while a pool's weights are being exchanged its workers differ."""
+    kinds = Counter((worker.dtype, worker.weights, worker.kv_cache) for worker in workers)
+    return tuple(
+        ServedAs(dtype=dtype, weights=weights, kv_cache=kv_cache, workers=count)
+        for (dtype, weights, kv_cache), count in kinds.most_common()
+    )
 
 
 def _is_older(heartbeat: Heartbeat, known: Heartbeat) -> bool:

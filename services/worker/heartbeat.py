@@ -107,6 +107,8 @@ class HeartbeatWriter:
             service_levels=load.service_levels,
             weights="" if ready is None else ready.weights,
             kv_cache="" if ready is None else ready.kv_cache,
+            speculation="" if ready is None else ready.speculation,
+            speculation_methods=() if ready is None else tuple(ready.speculation_methods),
         )
 
 

@@ -74,6 +74,8 @@ class Heartbeat:
     service_levels: tuple[ServiceLevelCount, ...] = ()
     weights: str = ""
     kv_cache: str = ""
+    speculation: str = ""
+    speculation_methods: tuple[str, ...] = ()
 
 
 class FleetEventKind(StrEnum):

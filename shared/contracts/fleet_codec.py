@@ -23,7 +23,7 @@ _HEARTBEAT_SCALARS = (
     "kv_blocks_free", "kv_block_tokens", "output_tokens_per_second", "outstanding_tokens", "last_poll_age_ms",
     "oldest_unfinished_age_ms", "device", "dtype", "version", "queued_requests", "drained_tokens_per_second",
     "lag_records", "bulk_lag_records", "step_seconds", "is_intake_paused", "is_quarantined",
-    "weights", "kv_cache",
+    "weights", "kv_cache", "speculation", "speculation_methods",
 )  # fmt: skip
 _SERVICE_LEVEL_FIELDS = (
     "lane", "tenant", "requests", "failed", "first_tokens", "late_first_tokens", "streams", "slow_streams",
@@ -56,7 +56,7 @@ def decode_heartbeat(value: bytes | None) -> Heartbeat:
             ServiceLevelCount(**{field: getattr(count, field) for field in _SERVICE_LEVEL_FIELDS})
             for count in message.service_levels
         ),
-        **(scalars | {"models": tuple(message.models)}),
+        **(scalars | {field: tuple(scalars[field]) for field in ("models", "speculation_methods")}),
     )
 
 

@@ -24,6 +24,8 @@ def _model_object(model: ServedModel) -> dict[str, Any]:
         "pool": model.pool,
         "max_model_len": model.max_model_tokens,
         "served_as": [asdict(kind) for kind in model.served_as],
+        "speculation": model.speculation,
+        "speculation_methods": model.speculation_methods,
     }
 
 

@@ -44,6 +44,17 @@ def test_a_model_tells_in_which_numbers_it_is_served_and_by_how_many(directory: 
     ]
 
 
+def test_a_model_tells_how_it_drafts_and_what_every_worker_of_it_can(directory: FleetDirectory) -> None:
+    methods = {"a": ("none", "lookahead", "quantspec"), "b": ("none", "prompt-lookup", "lookahead"), "c": ()}
+    for name, known in methods.items():
+        state = WorkerState.READY if known else WorkerState.STARTING
+        directory.observe(
+            heartbeat(worker_id=WorkerId(name), speculation="lookahead", speculation_methods=known, state=state)
+        )
+    (model,) = directory.models()
+    assert (model.speculation, model.speculation_methods) == ("lookahead", ("none", "lookahead"))
+
+
 def test_nothing_heard_yet_is_not_an_unknown_model(directory: FleetDirectory) -> None:
     with pytest.raises(NoWorkerReady):
         directory.pool_of("tiny")

@@ -91,7 +91,7 @@ class ServiceLevelCount(_message.Message):
     def __init__(self, lane: _Optional[str] = ..., tenant: _Optional[str] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., first_tokens: _Optional[int] = ..., late_first_tokens: _Optional[int] = ..., streams: _Optional[int] = ..., slow_streams: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "sequence_number", "sent_at_ms", "state", "pool", "models", "fingerprint", "max_model_tokens", "partitions", "running_requests", "waiting_requests", "max_running_requests", "kv_blocks_total", "kv_blocks_free", "kv_block_tokens", "output_tokens_per_second", "outstanding_tokens", "last_poll_age_ms", "oldest_unfinished_age_ms", "device", "dtype", "version", "queued_requests", "drained_tokens_per_second", "lag_records", "bulk_lag_records", "step_seconds", "is_intake_paused", "is_quarantined", "service_levels", "weights", "kv_cache")
+    __slots__ = ("worker_id", "incarnation", "sequence_number", "sent_at_ms", "state", "pool", "models", "fingerprint", "max_model_tokens", "partitions", "running_requests", "waiting_requests", "max_running_requests", "kv_blocks_total", "kv_blocks_free", "kv_block_tokens", "output_tokens_per_second", "outstanding_tokens", "last_poll_age_ms", "oldest_unfinished_age_ms", "device", "dtype", "version", "queued_requests", "drained_tokens_per_second", "lag_records", "bulk_lag_records", "step_seconds", "is_intake_paused", "is_quarantined", "service_levels", "weights", "kv_cache", "speculation", "speculation_methods")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +125,8 @@ class Heartbeat(_message.Message):
     SERVICE_LEVELS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     KV_CACHE_FIELD_NUMBER: _ClassVar[int]
+    SPECULATION_FIELD_NUMBER: _ClassVar[int]
+    SPECULATION_METHODS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
     sequence_number: int
@@ -158,7 +160,9 @@ class Heartbeat(_message.Message):
     service_levels: _containers.RepeatedCompositeFieldContainer[ServiceLevelCount]
     weights: str
     kv_cache: str
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., sequence_number: _Optional[int] = ..., sent_at_ms: _Optional[int] = ..., state: _Optional[_Union[WorkerState, str]] = ..., pool: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., fingerprint: _Optional[str] = ..., max_model_tokens: _Optional[int] = ..., partitions: _Optional[_Iterable[_Union[PartitionHeld, _Mapping]]] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., max_running_requests: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_free: _Optional[int] = ..., kv_block_tokens: _Optional[int] = ..., output_tokens_per_second: _Optional[float] = ..., outstanding_tokens: _Optional[int] = ..., last_poll_age_ms: _Optional[int] = ..., oldest_unfinished_age_ms: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., version: _Optional[str] = ..., queued_requests: _Optional[int] = ..., drained_tokens_per_second: _Optional[float] = ..., lag_records: _Optional[int] = ..., bulk_lag_records: _Optional[int] = ..., step_seconds: _Optional[float] = ..., is_intake_paused: _Optional[bool] = ..., is_quarantined: _Optional[bool] = ..., service_levels: _Optional[_Iterable[_Union[ServiceLevelCount, _Mapping]]] = ..., weights: _Optional[str] = ..., kv_cache: _Optional[str] = ...) -> None: ...
+    speculation: str
+    speculation_methods: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., sequence_number: _Optional[int] = ..., sent_at_ms: _Optional[int] = ..., state: _Optional[_Union[WorkerState, str]] = ..., pool: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., fingerprint: _Optional[str] = ..., max_model_tokens: _Optional[int] = ..., partitions: _Optional[_Iterable[_Union[PartitionHeld, _Mapping]]] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., max_running_requests: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_free: _Optional[int] = ..., kv_block_tokens: _Optional[int] = ..., output_tokens_per_second: _Optional[float] = ..., outstanding_tokens: _Optional[int] = ..., last_poll_age_ms: _Optional[int] = ..., oldest_unfinished_age_ms: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., version: _Optional[str] = ..., queued_requests: _Optional[int] = ..., drained_tokens_per_second: _Optional[float] = ..., lag_records: _Optional[int] = ..., bulk_lag_records: _Optional[int] = ..., step_seconds: _Optional[float] = ..., is_intake_paused: _Optional[bool] = ..., is_quarantined: _Optional[bool] = ..., service_levels: _Optional[_Iterable[_Union[ServiceLevelCount, _Mapping]]] = ..., weights: _Optional[str] = ..., kv_cache: _Optional[str] = ..., speculation: _Optional[str] = ..., speculation_methods: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FleetEvent(_message.Message):
     __slots__ = ("kind", "worker_id", "incarnation", "occurred_at_ms", "detail")
