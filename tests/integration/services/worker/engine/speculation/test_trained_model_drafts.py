@@ -1,4 +1,4 @@
-"""SmolLM2 answers the same with lookups as without, greedy and sampled, in float32 and in bfloat16.
+"""SmolLM2 answers the same with drafts as without, greedy and sampled, in float32 and in bfloat16.
 
 In bfloat16, too: a token that is verified is computed as the row of a decode step, so not a bit of it differs.
 """
@@ -44,9 +44,9 @@ def answers(directory: Path, questions: list[str], *, dtype: str, speculation: s
     return drive(engine, *submissions)
 
 
-def check(directory: Path, questions: list[str], dtype: str) -> None:
+def check(directory: Path, questions: list[str], dtype: str, method: str = "prompt-lookup") -> None:
     plain = answers(directory, questions, dtype=dtype, speculation="none")
-    drafted = answers(directory, questions, dtype=dtype, speculation="prompt-lookup")
+    drafted = answers(directory, questions, dtype=dtype, speculation=method)
     assert drafted.tokens == plain.tokens
     accepted = sum(statistics.num_accepted for statistics in drafted.statistics)
     rejected = sum(statistics.num_drafted for statistics in drafted.statistics) - accepted
@@ -60,6 +60,15 @@ def test_three_questions(smollm2_directory: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_hundred_questions(smollm2_directory: Path, dtype: str) -> None:
-    check(smollm2_directory, [prefix + question for prefix in PREFIXES for question in QUESTIONS], dtype)
+@pytest.mark.parametrize(
+    ("dtype", "method"),
+    [
+        ("float32", "prompt-lookup"),
+        ("bfloat16", "prompt-lookup"),
+        ("bfloat16", "lookahead"),
+        ("float32", "quantspec"),
+        ("bfloat16", "quantspec"),
+    ],
+)
+def test_a_hundred_questions(smollm2_directory: Path, dtype: str, method: str) -> None:
+    check(smollm2_directory, [prefix + question for prefix in PREFIXES for question in QUESTIONS], dtype, method)
