@@ -31,7 +31,7 @@ from services.worker.offline.speculation_tasks import LONG_TOKENS, TASKS, task_p
 from shared.tokenization.tokenizer import Tokenizer
 from shared.tokenization.tokenizer_error import TokenizerError
 
-_METHODS = "quantspec,int8-self,prompt-lookup"
+_METHODS = "quantspec,int8-self,prompt-lookup,lookahead"
 _NONE = "none"
 _BLOCK_TOKENS = 16
 
@@ -50,6 +50,7 @@ class Plan:
     kv_cache: str
     output_tokens: int
     num_threads: int | None
+    draft_model: Path | None = None
     context_tokens: int = LONG_TOKENS
     repeats: int = 1
 
@@ -157,6 +158,7 @@ def _load(plan: Plan, method: str, verifier: str, length: int) -> Engine:
             num_threads=plan.num_threads,
             kv_cache=plan.kv_cache,
             speculation=method,
+            draft_model=plan.draft_model,
             verifier=Verifier(verifier),
             max_draft_tokens=length,
             fixed_draft_tokens=True,
@@ -202,6 +204,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _command(
     model: Annotated[Path, typer.Option(help="Directory of a Hugging Face checkpoint with its tokenizer.")],
     methods: Annotated[str, typer.Option(help="Drafts, with commas between.")] = _METHODS,
+    draft_model: Annotated[Path | None, typer.Option(help="Directory of a smaller model, for draft-model.")] = None,
     lengths: Annotated[str, typer.Option(help="Tokens of a draft.")] = "1,2,3,4,5,6,7,8",
     temperatures: Annotated[str, typer.Option(help="0 is greedy.")] = "0,0.7,1",
     tasks: Annotated[str, typer.Option(help=f"Of {', '.join(TASKS)}.")] = ",".join(TASKS),
@@ -230,6 +233,7 @@ def _command(
             verifiers=tuple(verifiers.split(",")),
             kv_cache=kv_cache,
             output_tokens=output_tokens,
+            draft_model=draft_model,
             context_tokens=context_tokens,
             repeats=repeats,
             num_threads=num_threads,

@@ -30,8 +30,18 @@ class RowRunner:
     @torch.inference_mode()
     def logits(self, batch: ScheduledBatch) -> torch.Tensor:
         """[S, V] float32 behind the last token of each item, in the batch's order. Every item has one sampler."""
+        return self.decoder.logits(self._hidden(batch))
+
+    @torch.inference_mode()
+    def largest(self, batch: ScheduledBatch) -> torch.Tensor | None:
+        """[S] int64, the token of each item's largest logit, -1 where one is not a number; None: ask for logits."""
+        if not self.decoder.finds_largest:
+            return None
+        return self.decoder.largest(self._hidden(batch))
+
+    def _hidden(self, batch: ScheduledBatch) -> torch.Tensor:
         inputs = prepare_inputs(batch, block_size_tokens=self._block_size_tokens)
         tensors = inputs.to(self.device)
         hidden = self.decoder.forward(tensors.token_ids, self.layers, tensors.layouts)
         places = {id(item): row for item, row in zip(inputs.scheduled, inputs.sampled_rows, strict=True)}
-        return self.decoder.logits(select_rows(hidden, [places[id(item)] for item in batch.items]))
+        return select_rows(hidden, [places[id(item)] for item in batch.items])

@@ -118,6 +118,11 @@ class Decoder:
         cap = self.config.final_cap
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
+    @property
+    def finds_largest(self) -> bool:
+        """Whether `largest` has an answer."""
+        return isinstance(self._head, NativeLinear | CodedLinear) and self.config.final_cap is None
+
     def largest(self, hidden: torch.Tensor) -> torch.Tensor | None:
         """The token of each row's largest logit, -1 where one is not a number, [rows] int64; None: take `logits`.
 

@@ -95,6 +95,8 @@ class NativeDecoder:
         self._seconds: ctypes.Array[ctypes.c_double] | None = None
         self._buffer = torch.empty(0, dtype=torch.bfloat16)
         self._coded = [linear for layer in layers for linear in _linears(layer) if isinstance(linear, CodedLinear)]
+        self._most_inner = max((linear.weights.num_padded for linear in self._coded), default=0)
+        self._most_groups = max((linear.weights.num_groups for linear in self._coded), default=0)
         self._coded_rows = CodedRows(0, 0, 0)
         self._scratch = torch.empty(0, dtype=torch.uint8)
 
@@ -165,13 +167,11 @@ class NativeDecoder:
     def _coded_buffers(self, num_tokens: int) -> dict[str, Any]:
         if not self._coded:
             return {}
-        weights = [linear.weights for linear in self._coded]
-        most_inner, most_groups = max(w.num_padded for w in weights), max(w.num_groups for w in weights)
         if len(self._coded_rows.codes) < num_tokens:
-            self._coded_rows = CodedRows(most_inner, most_groups, num_tokens)
+            self._coded_rows = CodedRows(self._most_inner, self._most_groups, num_tokens)
         places: dict[str, Any] = {"coded": self._coded_rows.structure}
         if num_tokens >= min(linear.structure.expand_from_rows for linear in self._coded):
-            each, threads = most_inner * BYTES_OF_SCRATCH, torch.get_num_threads()
+            each, threads = self._most_inner * BYTES_OF_SCRATCH, torch.get_num_threads()
             if self._scratch.numel() < each * threads:
                 self._scratch = torch.empty(each * threads, dtype=torch.uint8)
             places |= {"scratch": self._scratch.data_ptr(), "scratch_bytes": each}

@@ -80,6 +80,7 @@ class WithVocabulary:
     def __init__(self, runner: ComputesLogits, own_size: int, wanted_size: int) -> None:
         self._runner = runner
         self._num_missing = max(wanted_size - own_size, 0)
+        self._num_unwanted = max(own_size - wanted_size, 0)
         self._wanted_size = wanted_size
 
     def logits(self, batch: ScheduledBatch) -> torch.Tensor:
@@ -87,6 +88,9 @@ class WithVocabulary:
         if not self._num_missing:
             return logits
         return torch.nn.functional.pad(logits, (0, self._num_missing), value=_NEVER)
+
+    def largest(self, batch: ScheduledBatch) -> torch.Tensor | None:
+        return None if self._num_unwanted else self._runner.largest(batch)
 
 
 def _compare_tokenizers(target: Path, draft: Path) -> bool:

@@ -12,13 +12,18 @@ import torch
 
 from services.worker.engine.batch import Draft, ScheduledBatch, ScheduledSequence
 from services.worker.engine.sampling.draw import Draw
-from services.worker.engine.sampling.sampler import propose
+from services.worker.engine.sampling.sampler import propose, wants_only_the_largest
 from services.worker.engine.sequence import Sequence
 
 
 class ComputesLogits(Protocol):
     def logits(self, batch: ScheduledBatch) -> torch.Tensor:
         """[S, V] float32 behind the last token of each item."""
+        ...
+
+    def largest(self, batch: ScheduledBatch) -> torch.Tensor | None:
+        """[S] int64: of each item the token of the largest, -1 where they are no numbers; None: ask for `logits`."""
+        ...
 
 
 def shadow_of(sequence: Sequence) -> Sequence:
@@ -64,11 +69,21 @@ def write_drafts(runner: ComputesLogits, writings: list[Writing], *, shares_nois
     while unfinished := [one for one in writings if len(one.token_ids) < one.num_tokens]:
         batch = ScheduledBatch(items=[_rest_of(one.shadow) for one in unfinished])
         draws = [Draw(one.sequence, tuple(one.token_ids)) for one in unfinished]
-        with torch.inference_mode():
-            chosen, probabilities = propose(runner.logits(batch), draws, shares_noise=shares_noise)
+        chosen, probabilities = _next_tokens(runner, batch, draws, shares_noise=shares_noise)
         for one, token_id, own in zip(unfinished, chosen.tolist(), probabilities, strict=True):
             one.shadow.num_computed_tokens = len(one.shadow.token_ids)
             one.add(token_id, own)
+
+
+def _next_tokens(
+    runner: ComputesLogits, batch: ScheduledBatch, draws: list[Draw], *, shares_noise: bool
+) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    """Where nothing but the largest is asked for, logits are never in memory."""
+    largest = runner.largest(batch) if wants_only_the_largest(draws) else None
+    if largest is not None:
+        return largest.clamp(min=0), [None] * len(draws)
+    with torch.inference_mode():
+        return propose(runner.logits(batch), draws, shares_noise=shares_noise)
 
 
 def _rest_of(shadow: Sequence) -> ScheduledSequence:
