@@ -17,7 +17,7 @@ from services.cli.embedded.kafka import EmbeddedKafka, EmbeddedKafkaFailed
 from services.cli.embedded.redis import EmbeddedRedis
 from services.cli.embedded.service_process import ServiceProcess
 from services.cli.embedded.stack import EmbeddedStack
-from tests.chaos.schedule import Fault
+from tests.chaos.schedule import KAFKA_FAULTS, REDIS_FAULTS, Fault
 
 _FREEZE_WORKER_SECONDS = 5.0
 _STARVED_SECONDS = 3.0
@@ -26,8 +26,8 @@ _FREEZE_KAFKA_SECONDS = 4.0
 _FREEZE_KAFKA_LONG_SECONDS = 20.0
 _FREEZE_REDIS_SECONDS = 2.0
 _KAFKA_AWAY_SECONDS = 1.0
-_KAFKA_START_SECONDS = 120.0
-_KAFKA_STARTS = 3
+_KAFKA_START_SECONDS = 60.0
+_KAFKA_STARTS = 6
 _VISIT_SECONDS = 8.0
 _CLOCK_OFF_SECONDS = 8.0
 _HOUR = 3_600
@@ -67,9 +67,11 @@ class Saboteur:
         self._clock_shim = clock_shim
         self._kafka_lock = asyncio.Lock()
         self._redis_lock = asyncio.Lock()
+        self._locks = ((KAFKA_FAULTS, self._kafka_lock), (REDIS_FAULTS, self._redis_lock))
         self._frozen: set[str] = set()
         self._visitors: set[ServiceProcess] = set()
         self.injections: list[Injection] = []
+        self.num_dropped = 0
         self._acts: dict[Fault, Callable[[], Awaitable[str]]] = {
             Fault.KILL_WORKER: self._kill_worker,
             Fault.KILL_ENGINE: self._kill_engine,
@@ -96,7 +98,12 @@ class Saboteur:
     def can_shift_clocks(self) -> bool:
         return self._clock_shim is not None
 
-    async def strike(self, fault: Fault) -> Injection:
+    async def strike(self, fault: Fault) -> Injection | None:
+        """None when its victim is down already: a Kafka that is always away lets no work in that could be lost."""
+        locks = [lock for faults, lock in self._locks if fault in faults]
+        if any(lock.locked() for lock in locks):
+            self.num_dropped += 1
+            return None
         injection = Injection(fault, time.monotonic(), 0.0, self._count_in_flight())
         injection.victim = await self._acts[fault]()
         injection.ended_at = time.monotonic()

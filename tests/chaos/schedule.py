@@ -39,6 +39,8 @@ MODEL_FAULTS = (
     Fault.RESTART_REDIS,
 )
 """With a real engine, which takes seconds to load: what moves a stream from one engine to another."""
+KAFKA_FAULTS = (Fault.FREEZE_KAFKA, Fault.FREEZE_KAFKA_LONG, Fault.RESTART_KAFKA, Fault.RESTART_BOTH)
+REDIS_FAULTS = (Fault.FREEZE_REDIS, Fault.RESTART_REDIS, Fault.EMPTY_REDIS, Fault.RESTART_BOTH)
 RARE_FAULTS = (Fault.FREEZE_KAFKA_LONG, Fault.RESTART_BOTH)
 """In every third round only: a Kafka that is away all the time lets no work in that could be lost."""
 OVERLAP_SHARE = 0.35
