@@ -52,7 +52,8 @@ def measure_file(file: Path) -> Size:
 class LlamaCpp:
     """One loaded file. Close it, or use it in a `with`."""
 
-    def __init__(self, python: Path, file: Path, *, num_threads: int) -> None:
+    def __init__(self, python: Path, file: Path, *, num_threads: int, counts_processor_time: bool = False) -> None:
+        self._counts_processor_time = counts_processor_time
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
         environment.pop("PYTHONPATH", None)
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
@@ -87,7 +88,8 @@ class LlamaCpp:
 
     def seconds(self, prompts: list[list[int]], num_tokens: int) -> tuple[float, float]:
         """To read all prompts, and of the `num_tokens` - 1 steps after that."""
-        reply = self._ask({"prompts": prompts, "num_tokens": num_tokens})
+        request = {"prompts": prompts, "num_tokens": num_tokens, "counts_processor_time": self._counts_processor_time}
+        reply = self._ask(request)
         return reply["prompt_seconds"], reply["decode_seconds"]
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:

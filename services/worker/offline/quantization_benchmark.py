@@ -35,8 +35,10 @@ from services.worker.offline.model_accuracy import Accuracy, ComputeLogits, Refe
 from services.worker.offline.quantization_rows import Row, Size, choose_rows, make_checkpoint, measure_size
 from services.worker.offline.quantization_speed import (
     LLAMA_CPP_KINDS,
+    PEER_ROWS,
     SHAPE_ROWS,
     SHAPES,
+    Conditions,
     Own,
     measure_shape,
     measure_speed,
@@ -80,23 +82,22 @@ def run_benchmark(
     *,
     num_windows: int,
     num_sequences: int,
-    num_rounds: int,
-    llama_cpp: Path | None = None,
+    speed: Conditions,
     report: Report,
 ) -> QuantizationResult:
     """No speed with 0 rounds. Raises CheckpointError, QuantizationError, TokenizerError, ValueError, OSError."""
     text = windows(Tokenizer.from_directory(model), builtin_text(Part.HELD), length=_WINDOW_TOKENS, count=num_windows)
     probe = _Probe(model, text, KeptFigures(made / FILE_NAME), f"calibrated on {num_sequences} sequences", report)
     measured = [probe.own(row, partial(make_checkpoint, row, model, made, num_sequences=num_sequences)) for row in rows]
-    if llama_cpp is not None:
-        measured += [probe.peer(llama_cpp, kind, made) for kind in LLAMA_CPP_KINDS]
+    if speed.python is not None:
+        measured += [probe.peer(speed.python, kind, made) for kind in speed.kinds if kind in LLAMA_CPP_KINDS]
     result = QuantizationResult(
         model=model.name,
         held_text=digest(text),
         num_calibration_sequences=num_sequences,
         rows=tuple(measured),
     )
-    if not num_rounds:
+    if not speed.num_rounds:
         return result
     own = [
         Own(
@@ -106,14 +107,7 @@ def run_benchmark(
         )
         for row in rows
     ]
-    rates = measure_speed(
-        model,
-        own,
-        scratch=made,
-        python=llama_cpp,
-        num_rounds=num_rounds,
-        report=lambda done, total: report("speed", done, total),
-    )
+    rates = measure_speed(model, own, speed, lambda done, total: report("speed", done, total))
     return replace(result, speed=tuple(rates))
 
 
@@ -191,6 +185,10 @@ def _command(
     llama_cpp: Annotated[
         Path | None, typer.Option(help="A Python that has llama-cpp-python: its Q8_0 and Q4_0 of the model, too.")
     ] = None,
+    kinds: Annotated[str, typer.Option(help=f"Of llama.cpp's files; unset: {','.join(PEER_ROWS)}.")] = "",
+    processor_time: Annotated[
+        bool, typer.Option("--processor-time", help="On a busy machine: speed by the processor time of one thread.")
+    ] = False,
     num_threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -212,15 +210,17 @@ def _command(
                 bar.update(task, description=what, completed=done, total=total)
 
             scratch = made or Path(thrown_away)
+            speed = Conditions(
+                scratch=scratch,
+                num_rounds=rounds,
+                python=llama_cpp,
+                kinds=_names(kinds) or PEER_ROWS,
+                counts_processor_time=processor_time,
+            )
             if model is None:
-                rates = measure_shape(
-                    shape,
-                    tuple(name for name in rows.split(",") if name) or SHAPE_ROWS,
-                    scratch=scratch,
-                    python=llama_cpp,
-                    num_rounds=max(1, rounds),
-                    report=lambda done, total: report("rounds", done, total),
-                )
+                names = _names(rows) or SHAPE_ROWS
+                speed = replace(speed, num_rounds=max(1, rounds))
+                rates = measure_shape(shape, names, speed, lambda done, total: report("rounds", done, total))
                 _print([dataclasses.asdict(one) for one in rates], as_json, speed_table(shape, rates))
                 return
             result = run_benchmark(
@@ -229,8 +229,7 @@ def _command(
                 scratch,
                 num_windows=_QUICK_WINDOWS if quick else _NUM_WINDOWS,
                 num_sequences=sequences,
-                num_rounds=rounds,
-                llama_cpp=llama_cpp,
+                speed=speed,
                 report=report,
             )
         tables = [accuracy_table(result), *([speed_table(result.model, result.speed)] if result.speed else [])]
@@ -238,6 +237,10 @@ def _command(
     except (CheckpointError, QuantizationError, TokenizerError, ValueError, OSError) as error:
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name for name in listed.split(",") if name)
 
 
 def _print(content: object, as_json: bool, *tables: object) -> None:

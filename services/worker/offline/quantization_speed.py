@@ -29,6 +29,22 @@ SHAPES = {"qwen2-0.5b": QWEN2_05B}
 SHAPE_ROWS = ("none", "rtn-int8", "rtn-int8-g64", "rtn-int4-g64-a8", "rtn-int4-g32-a8", "rtn-int4-g64")
 """Rounded at load: with random weights nothing else differs."""
 LLAMA_CPP_KINDS = ("Q8_0", "Q4_0")
+PEER_ROWS = (BF16, *LLAMA_CPP_KINDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """`python`: an interpreter that has llama-cpp-python, for files of `kinds`; None: without them.
+
+    `counts_processor_time`: where others use the machine, too, one thread's processor time is what a quiet one would
+    take, as far as caches and memory are not shared.
+    """
+
+    scratch: Path
+    num_rounds: int
+    python: Path | None = None
+    kinds: tuple[str, ...] = PEER_ROWS
+    counts_processor_time: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,54 +57,46 @@ class Own:
 
 
 def measure_shape(
-    shape: str,
-    names: Sequence[str],
-    *,
-    scratch: Path,
-    python: Path | None,
-    num_rounds: int,
-    report: Callable[[int, int], None],
+    shape: str, names: Sequence[str], conditions: Conditions, report: Callable[[int, int], None]
 ) -> list[Rates]:
     """Random weights of a known shape, rounded at load as `names` say. Raises KeyError, QuantizationError,
     LlamaCppFailed."""
-    model = scratch / shape
+    model = conditions.scratch / shape
     if not (model / "config.json").is_file():
         write_random_checkpoint(model, SHAPES[shape])
     rows = [Own(name="16-bit" if name == "none" else name, directory=model, quantization=name) for name in names]
-    return measure_speed(model, rows, scratch=scratch, python=python, num_rounds=num_rounds, report=report)
+    return measure_speed(model, rows, conditions, report)
 
 
 def measure_speed(
-    model: Path,
-    rows: Sequence[Own],
-    *,
-    scratch: Path,
-    python: Path | None,
-    num_rounds: int,
-    report: Callable[[int, int], None],
+    model: Path, rows: Sequence[Own], conditions: Conditions, report: Callable[[int, int], None]
 ) -> list[Rates]:
-    """`python`: an interpreter that has llama-cpp-python, or None. Its files of `model`, and every round that ended,
-    are kept in `scratch`: rounds of the same contenders are run until there are `num_rounds`."""
+    """llama.cpp's files of `model` and every round that ended are kept: rounds of the same contenders under the same
+    conditions are run until there are enough. Raises LlamaCppFailed, ValueError."""
+    python, scratch, is_busy = conditions.python, conditions.scratch, conditions.counts_processor_time
+    if is_busy and torch.get_num_threads() != 1:
+        raise ValueError("processor time is that of one thread: give --num-threads 1")
     checkpoint = open_checkpoint(model)
-    kinds = (BF16, *LLAMA_CPP_KINDS) if python is not None else ()
+    kinds = conditions.kinds if python is not None else ()
     names = [*(row.name for row in rows), *(f"llama.cpp {kind}" for kind in kinds)]
     kept = KeptFigures(scratch / FILE_NAME)
-    key = f"speed of {checkpoint.fingerprint}, {torch.get_num_threads()} threads: {', '.join(names)}"
+    clock = "processor time" if is_busy else "time"
+    key = f"speed of {checkpoint.fingerprint}, {clock} of {torch.get_num_threads()} threads: {', '.join(names)}"
     rounds: list[Round] = kept.get(key) or []
     with ExitStack() as stack:
         contenders: list[tuple[str, Contender]] = []
-        if len(rounds) < num_rounds:
+        if len(rounds) < conditions.num_rounds:
             for row in rows:
-                own = stack.enter_context(closing(OwnEngine(row.directory, row.quantization)))
-                contenders.append((row.name, own))
+                own = OwnEngine(row.directory, row.quantization, counts_processor_time=is_busy)
+                contenders.append((row.name, stack.enter_context(closing(own))))
             for kind in kinds:
                 assert python is not None
                 file = make_file(python, model, kind, scratch)
-                peer = stack.enter_context(closing(LlamaCpp(python, file, num_threads=torch.get_num_threads())))
-                contenders.append((f"llama.cpp {kind}", peer))
+                peer = LlamaCpp(python, file, num_threads=torch.get_num_threads(), counts_processor_time=is_busy)
+                contenders.append((f"llama.cpp {kind}", stack.enter_context(closing(peer))))
             warm_up(contenders, vocabulary_size=checkpoint.config.vocabulary_size)
-        while len(rounds) < num_rounds:
-            report(len(rounds), num_rounds)
+        while len(rounds) < conditions.num_rounds:
+            report(len(rounds), conditions.num_rounds)
             vocabulary_size = checkpoint.config.vocabulary_size
             rounds.append(run_round(contenders, number=len(rounds), vocabulary_size=vocabulary_size))
             kept.put(key, rounds)
