@@ -48,7 +48,7 @@ ROWS = (
     _row("fp8", "fp8"),
     _row("int8-rtn", "rtn", bits=8),
     _row("int8-rtn-a8", "rtn", bits=8, activation_bits=8),
-    _row("int8-smoothquant", "smoothquant"),
+    _row("int8-smoothquant", "smoothquant", group_size=0),
     _row("int8-rtn-g64-a8", "rtn", bits=8, group_size=64, activation_bits=8),
     _row("int8-smoothquant-g64", "smoothquant", group_size=64),
     _row("int8-smoothquant-g64-head8", "smoothquant", "the head in 8 bits, too", group_size=64),

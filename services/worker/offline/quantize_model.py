@@ -81,7 +81,10 @@ def _command(
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "awq",
     bits: Annotated[int | None, typer.Option(help="2, 4 or 8; unset: 4, but 8 for smoothquant and fp8.")] = None,
     group_size: Annotated[
-        int, typer.Option(help="Columns that share a scale; 0: a scale for each row; unset: 64 for 2 and 4 bits.")
+        int,
+        typer.Option(
+            help="Columns that share a scale; 0: one for each row; unset: 64 for 2 and 4 bits and smoothquant."
+        ),
     ] = -1,
     symmetric: Annotated[bool | None, typer.Option(help="Without zero points; unset: for 8 bits.")] = None,
     activation_bits: Annotated[

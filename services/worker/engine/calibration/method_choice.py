@@ -55,7 +55,7 @@ def _integers(choice: QuantizationChoice) -> QuantizationScheme:
     if choice.method == "smoothquant" and bits != _BYTE:
         raise UnsupportedScheme("smoothquant makes weights and inputs of 8 bits")
     group_size = choice.group_size
-    if group_size is None and bits != _BYTE:
+    if group_size is None and (bits != _BYTE or choice.method == "smoothquant"):
         group_size = _DEFAULT_GROUP_SIZE
     is_symmetric = bits == _BYTE if choice.is_symmetric is None else choice.is_symmetric
     if choice.method == "smoothquant" and not is_symmetric:

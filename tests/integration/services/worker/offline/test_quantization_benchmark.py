@@ -1,10 +1,12 @@
 """`penstock bench quantization`."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -93,6 +95,27 @@ def test_the_tables_show_accuracy_and_speed(model: Path, monkeypatch: pytest.Mon
     assert "same best token" in shown.stdout
     assert "decode, batch 32" in shown.stdout
     assert shown.stdout.count("int8-rtn-a8") == 2
+
+
+@pytest.fixture
+def own_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_on_a_busy_machine_speed_is_counted_in_the_processor_time_of_one_thread(
+    model: Path, own_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "_QUICK_WINDOWS", 2)
+    monkeypatch.setattr(tool, "_WINDOW_TOKENS", 64)
+    arguments = ("--model", str(model), "--rows", "16-bit", "--quick", "--rounds", "1", "--processor-time", "--json")
+    finished = command_line(*arguments, "--num-threads", "1")
+    assert finished.exit_code == 0, finished.output
+    (rates,) = json.loads(finished.stdout)["speed"]
+    assert all(rate > 0 for one in rates["rounds"].values() for rate in one)
+    refused = command_line(*arguments, "--num-threads", "2")
+    assert (refused.exit_code, "that of one thread" in refused.stderr) == (2, True)
 
 
 def test_what_cannot_be_measured_is_said(model: Path) -> None:

@@ -47,7 +47,7 @@ def with_tokenizer(tmp_path: Path, model: Path) -> Path:
 CASES = [
     ("llama, tied", ("--method", "rtn", "--bits", "4", "--group-size", "16")),
     ("llama, tied", ("--method", "rtn", "--bits", "8", "--activation-bits", "8")),
-    ("llama, tied", ("--method", "smoothquant")),
+    ("llama, tied", ("--method", "smoothquant", "--group-size", "0")),
     ("llama, tied", ("--method", "smoothquant", "--group-size", "16")),
     ("llama, tied", ("--method", "gptq", "--group-size", "16", "--activation-bits", "8")),
     ("llama, biases", ("--method", "awq", "--group-size", "16")),

@@ -16,7 +16,7 @@ CHOICES = {
     "awq": QuantizationChoice(method="awq", is_symmetric=True),
     "gptq": QuantizationChoice(method="gptq", is_symmetric=True),
     "smoothquant": QuantizationChoice(method="smoothquant"),
-    "smoothquant, groups": QuantizationChoice(method="smoothquant", group_size=64),
+    "smoothquant, rows": QuantizationChoice(method="smoothquant", group_size=0),
 }
 
 

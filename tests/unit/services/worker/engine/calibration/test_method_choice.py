@@ -20,7 +20,8 @@ from services.worker.engine.quantization.scheme import NumberFormat, Quantizatio
         ({"method": "rtn", "bits": 2, "group_size": 0}, RoundToNearest, integers(2, is_symmetric=False), False),
         ({"method": "awq", "group_size": 128}, ActivationAware, integers(4, group_size=128, is_symmetric=False), False),
         ({"method": "gptq", "is_symmetric": True}, SecondOrder, integers(4, group_size=64), False),
-        ({"method": "smoothquant"}, SmoothQuant, integers(8), True),
+        ({"method": "smoothquant"}, SmoothQuant, integers(8, group_size=64), True),
+        ({"method": "smoothquant", "group_size": 0}, SmoothQuant, integers(8), True),
         ({"method": "fp8"}, RoundToNearest, QuantizationScheme(bits=8, number_format=NumberFormat.FLOAT8_E4M3), False),
     ],
 )
@@ -30,7 +31,7 @@ def test_each_method_has_its_own_defaults(
     chosen, scheme = choose_method(QuantizationChoice(**choice), dtype="bfloat16")
     assert type(chosen) is method
     assert scheme.weights == weights
-    assert scheme.activations == (integers(8) if has_byte_inputs else None)
+    assert scheme.activations == (integers(8, group_size=weights.group_size) if has_byte_inputs else None)
     assert scheme.scale_dtype is torch.bfloat16
 
 
