@@ -1,15 +1,16 @@
-"""What this machine can do at most: bytes read and bfloat16 products a second."""
+"""What this machine can do at most: bytes read and bfloat16 products a second. `python -m ...machine` prints it."""
 
 from __future__ import annotations
 
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable
 
 import torch
 
-from services.worker.offline.machine_limits import measure_reading
+from services.worker.offline.machine_limits import measure_reading, ways_to_read
 
 
 def best_seconds(work: Callable[[], object], *, repeats: int = 7) -> float:
@@ -40,3 +41,9 @@ def product_rate(rows: int = 512) -> float:
 
 def state_of_machine() -> dict[str, object]:
     return {"load_average": os.getloadavg(), "cores": os.cpu_count()}
+
+
+if __name__ == "__main__":
+    for name, rate in ways_to_read(torch.device("cpu")).items():
+        sys.stdout.write(f"{name}: {rate / 1e9:.1f} GB/s\n")
+    sys.stdout.write(f"products: {product_rate() / 1e9:.0f} GFLOP/s\n")
