@@ -182,6 +182,8 @@ API_KEY = ApiKey(
     label="ci",
     created_at_ms=1_700_000_000_000,
     revoked_at_ms=1_700_000_100_000,
+    requests_per_minute=600,
+    tokens_per_minute=100_000,
 )
 
 GOLDEN = {

@@ -31,10 +31,11 @@ def parse_api_keys(text: str | None) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks, and which models they may ask for (empty: every one)."""
+    """Who asks, which models they may ask for (empty: every one), and the key they came with if it was issued."""
 
     tenant: str
     models: tuple[str, ...] = ()
+    key: ApiKey | None = None
 
     def may_use(self, model: str) -> bool:
         return not self.models or model in self.models
@@ -74,7 +75,7 @@ class Authenticator:
         presented = digest_of(text.strip())
         key = self._fixed.get(presented) or self._keyring.find(presented)
         if key is not None and scheme.lower() == "bearer":
-            return Caller(tenant=key.tenant, models=key.models)
+            return Caller(tenant=key.tenant, models=key.models, key=key)
         if not self._keyring.is_complete:
             raise BrokerUnavailable("the API keys are not read yet")
         if scheme.lower() != "bearer" or not text.strip():

@@ -126,7 +126,7 @@ class Submissions:
         deadline_ms = self._clock.now_ms() + self._default_deadline_ms if ask.deadline_ms is None else ask.deadline_ms
         tokens = self._asked_tokens(request, pool)
         with _counted(ask.lane):
-            ask.response_headers.update(self._limits.spend(tenant, tokens=tokens))
+            ask.response_headers.update(self._limits.spend(tenant, tokens=tokens, key=caller.key))
             place = self._admission.enter(
                 Seeker(tenant=tenant, lane=ask.lane, pool=pool, tokens=tokens, deadline_ms=deadline_ms)
             )

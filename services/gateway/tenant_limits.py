@@ -1,4 +1,5 @@
-"""What each tenant may ask for in a minute: requests and tokens, and the headers that say what is left.
+"""What each tenant, and each of its keys, may ask for in a minute: requests and tokens, and the headers that say what
+is left.
 
 throttled-py keeps the counts (GCRA: no burst beyond the quota at a minute's border). Limits are this gateway's own:
 several gateways behind a balancer each allow their share. Knows no pools and no capacity.
@@ -10,7 +11,10 @@ from dataclasses import dataclass
 
 from throttled import MemoryStore, RateLimiterType, RateLimitState, Throttled, per_min
 
+from shared.contracts.api_keys import ApiKey
 from shared.contracts.errors import RateLimited
+
+_REQUESTS, _TOKENS = "requests", "tokens"
 
 
 class InvalidTenantLimits(ValueError):
@@ -69,16 +73,23 @@ def _count(tenant: str, text: str) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Limiter:
+    whose: str
+    what: str
     limit: int
     throttled: Throttled
 
     @classmethod
-    def of(cls, limit: int | None) -> "_Limiter | None":
-        if limit is None:
-            return None
+    def of(cls, whose: str, what: str, limit: int) -> "_Limiter":
         quota = per_min(limit, burst=limit)
         throttled = Throttled(using=RateLimiterType.GCRA.value, quota=quota, store=MemoryStore())
-        return cls(limit=limit, throttled=throttled)
+        return cls(whose=whose, what=what, limit=limit, throttled=throttled)
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.whose, self.what
+
+    def lacks(self, amount: int) -> bool:
+        return bool(self.state().remaining < min(amount, self.limit))
 
     def take(self, amount: int) -> tuple[bool, RateLimitState]:
         """An amount above a whole minute's is taken for a minute's: it would never be let through otherwise."""
@@ -93,49 +104,59 @@ class TenantLimits:
     def __init__(self, default: Quota, quotas: Mapping[str, Quota] | None = None) -> None:
         self._default = default
         self._quotas = dict(quotas or {})
-        self._limiters: dict[str, tuple[_Limiter | None, _Limiter | None]] = {}
+        self._of_tenants: dict[str, list[_Limiter]] = {}
+        self._of_keys: dict[str, list[_Limiter]] = {}
 
-    def spend(self, tenant: str, *, tokens: int) -> dict[str, str]:
+    def spend(self, tenant: str, *, tokens: int, key: ApiKey | None = None) -> dict[str, str]:
         """Count one request that asks for so many output tokens. Returns the `x-ratelimit-*` headers.
 
-        Raises `RateLimited`; then nothing is spent of either limit.
+        Raises `RateLimited`; then nothing is spent of any limit.
         """
-        requests_limiter, tokens_limiter = self._of(tenant)
-        if tokens_limiter is not None:
-            state = tokens_limiter.state()
-            if state.remaining < min(tokens, tokens_limiter.limit):
-                allowed, state = tokens_limiter.take(tokens)
+        amounts = {_REQUESTS: 1, _TOKENS: tokens}
+        limiters = self._limiters(tenant, key)
+        taken = set()
+        for limiter in limiters:
+            if limiter.lacks(amounts[limiter.what]):
+                allowed, state = limiter.take(amounts[limiter.what])
                 if not allowed:
-                    raise _refusal(tenant, "tokens", tokens_limiter.limit, state)
-                tokens = 0
-        if requests_limiter is not None:
-            allowed, state = requests_limiter.take(1)
-            if not allowed:
-                raise _refusal(tenant, "requests", requests_limiter.limit, state)
-        if tokens_limiter is not None and tokens:
-            tokens_limiter.take(tokens)
-        return self.headers(tenant)
+                    raise _refusal(limiter, state)
+                taken.add(limiter.name)  # it has grown meanwhile
+        for limiter in limiters:
+            if limiter.name not in taken:
+                limiter.take(amounts[limiter.what])
+        return self.headers(tenant, key)
 
-    def headers(self, tenant: str) -> dict[str, str]:
-        """OpenAI's header names; none for what is not limited."""
+    def headers(self, tenant: str, key: ApiKey | None = None) -> dict[str, str]:
+        """OpenAI's header names; none for what is not limited, and of two limits the one that is nearer."""
         headers = {}
-        for kind, limiter in zip(("requests", "tokens"), self._of(tenant), strict=True):
-            if limiter is not None:
-                state = limiter.state()
-                headers[f"x-ratelimit-limit-{kind}"] = str(limiter.limit)
-                headers[f"x-ratelimit-remaining-{kind}"] = str(max(0, int(state.remaining)))
-                headers[f"x-ratelimit-reset-{kind}"] = f"{max(0.0, state.reset_after):.3f}s"
+        for what in (_REQUESTS, _TOKENS):
+            states = [(limiter.state(), limiter) for limiter in self._limiters(tenant, key) if limiter.what == what]
+            if states:
+                state, limiter = min(states, key=lambda found: found[0].remaining)
+                headers[f"x-ratelimit-limit-{what}"] = str(limiter.limit)
+                headers[f"x-ratelimit-remaining-{what}"] = str(max(0, int(state.remaining)))
+                headers[f"x-ratelimit-reset-{what}"] = f"{max(0.0, state.reset_after):.3f}s"
         return headers
 
-    def _of(self, tenant: str) -> tuple[_Limiter | None, _Limiter | None]:
-        """Tenants come from the configured keys, so there are few."""
-        if tenant not in self._limiters:
-            quota = self._quotas.get(tenant, self._default)
-            self._limiters[tenant] = (_Limiter.of(quota.requests), _Limiter.of(quota.tokens))
-        return self._limiters[tenant]
+    def _limiters(self, tenant: str, key: ApiKey | None) -> list[_Limiter]:
+        """Tenants and keys were named by an operator, so there are few."""
+        if tenant not in self._of_tenants:
+            self._of_tenants[tenant] = _limiters_of(f"the tenant {tenant}", self._quotas.get(tenant, self._default))
+        if key is None:
+            return self._of_tenants[tenant]
+        if key.key_id not in self._of_keys:
+            quota = Quota(requests=key.requests_per_minute, tokens=key.tokens_per_minute)
+            self._of_keys[key.key_id] = _limiters_of("this API key", quota)
+        return [*self._of_tenants[tenant], *self._of_keys[key.key_id]]
 
 
-def _refusal(tenant: str, kind: str, limit: int, state: RateLimitState) -> RateLimited:
+def _limiters_of(whose: str, quota: Quota) -> list[_Limiter]:
+    limits = ((_TOKENS, quota.tokens), (_REQUESTS, quota.requests))
+    return [_Limiter.of(whose, what, limit) for what, limit in limits if limit is not None]
+
+
+def _refusal(limiter: _Limiter, state: RateLimitState) -> RateLimited:
     return RateLimited(
-        f"the tenant {tenant} may ask for {limit} {kind} a minute", retry_after_seconds=max(0.001, state.retry_after)
+        f"{limiter.whose} may ask for {limiter.limit} {limiter.what} a minute",
+        retry_after_seconds=max(0.001, state.retry_after),
     )

@@ -18,6 +18,8 @@ def encode_api_key(key: ApiKey) -> bytes:
             label=key.label,
             created_at_ms=key.created_at_ms,
             revoked_at_ms=key.revoked_at_ms,
+            requests_per_minute=key.requests_per_minute,
+            tokens_per_minute=key.tokens_per_minute,
         )
     )
 
@@ -37,4 +39,13 @@ def decode_api_key(value: bytes | None) -> ApiKey:
         label=message.label,
         created_at_ms=message.created_at_ms,
         revoked_at_ms=optional(message, "revoked_at_ms"),
+        requests_per_minute=_limit(message, "requests_per_minute"),
+        tokens_per_minute=_limit(message, "tokens_per_minute"),
     )
+
+
+def _limit(message: access_pb2.ApiKey, name: str) -> int | None:
+    limit: int | None = optional(message, name)
+    if limit == 0:
+        raise PoisonMessage(f"{name} of an ApiKey is 0: revoke it instead")
+    return limit

@@ -15,7 +15,7 @@ _SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """One key of a tenant. Empty `models`: every model."""
+    """One key of a tenant. Empty `models`: every model. Its limits come beside its tenant's; None: no limit."""
 
     key_id: str
     digest: bytes
@@ -24,6 +24,8 @@ class ApiKey:
     label: str = ""
     created_at_ms: int = 0
     revoked_at_ms: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
     @property
     def is_revoked(self) -> bool:
@@ -39,9 +41,26 @@ def digest_of(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def issue_key(*, tenant: str, models: tuple[str, ...], label: str, now_ms: int) -> tuple[str, ApiKey]:
+def issue_key(
+    *,
+    tenant: str,
+    models: tuple[str, ...],
+    label: str,
+    now_ms: int,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+) -> tuple[str, ApiKey]:
     """A new key's text, to be shown once, and what is remembered of it."""
     key_id = secrets.token_hex(_ID_BYTES)
     text = f"{_PREFIX}-{key_id}-{secrets.token_urlsafe(_SECRET_BYTES)}"
-    key = ApiKey(key_id=key_id, digest=digest_of(text), tenant=tenant, models=models, label=label, created_at_ms=now_ms)
+    key = ApiKey(
+        key_id=key_id,
+        digest=digest_of(text),
+        tenant=tenant,
+        models=models,
+        label=label,
+        created_at_ms=now_ms,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+    )
     return text, key

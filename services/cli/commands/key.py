@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -24,13 +24,21 @@ key_app = typer.Typer(help="API keys: who may ask, and for which models.", no_ar
 
 KafkaOption = Annotated[str | None, typer.Option("--kafka", help="HOST:PORT; default: the setting.")]
 
+_LARGEST_LIMIT = 2**32 - 1
 _HINT = "is PENSTOCK_KAFKA_BOOTSTRAP_SERVERS right? `penstock topics apply` creates missing topics"
+
+
+def _limit_option(what: str) -> Any:
+    text = f"{what} a minute that this key may ask for, besides its tenant's limits; default: none of its own."
+    return typer.Option(min=1, max=_LARGEST_LIMIT, help=text)
 
 
 @key_app.command()
 def create(
     tenant: Annotated[str, typer.Option(help="Whose requests these are.")],
     model: Annotated[list[str] | None, typer.Option(help="A model it may use; repeat for more; default: all.")] = None,
+    requests_per_minute: Annotated[int | None, _limit_option("Requests")] = None,
+    tokens_per_minute: Annotated[int | None, _limit_option("Output tokens")] = None,
     label: Annotated[str, typer.Option(help="A word to know it by.")] = "",
     kafka: KafkaOption = None,
 ) -> None:
@@ -38,7 +46,14 @@ def create(
     with plain_errors():
         if not tenant.strip():
             raise CommandFailed("--tenant is empty", hint="name whose requests these will be")
-        text, key = issue_key(tenant=tenant.strip(), models=tuple(model or ()), label=label, now_ms=_now_ms())
+        text, key = issue_key(
+            tenant=tenant.strip(),
+            models=tuple(model or ()),
+            label=label,
+            now_ms=_now_ms(),
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+        )
         settings = _settings(kafka)
         is_first = not asyncio.run(_read(settings))
         asyncio.run(_write(settings, key))
@@ -112,18 +127,24 @@ def _now_ms() -> int:
 
 def _table(keys: list[ApiKey]) -> Table:
     table = Table(title=f"API keys: {len(keys)}", title_justify="left")
-    for column in ("key", "tenant", "models", "label", "created", "revoked"):
+    for column in ("key", "tenant", "models", "a minute", "label", "created", "revoked"):
         table.add_column(column, no_wrap=column != "models")
     for key in keys:
         table.add_row(
             key.key_id,
             escape(key.tenant),
             escape(", ".join(key.models) or "all"),
+            _limits(key),
             escape(key.label),
             _time(key.created_at_ms),
             "" if key.revoked_at_ms is None else _time(key.revoked_at_ms),
         )
     return table
+
+
+def _limits(key: ApiKey) -> str:
+    limits = ((key.requests_per_minute, "requests"), (key.tokens_per_minute, "tokens"))
+    return ", ".join(f"{limit:,} {what}" for limit, what in limits if limit is not None)
 
 
 def _time(instant_ms: int) -> str:

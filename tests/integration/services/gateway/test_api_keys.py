@@ -93,6 +93,25 @@ async def test_a_key_for_one_model_sees_and_asks_for_no_other(installation: Inst
     assert refused.json()["error"]["param"] == "model"
 
 
+async def test_a_key_with_limits_is_told_when_to_come_back(installation: Installation) -> None:
+    name, key = await installation.issue(
+        "--tenant", "alpha", "--requests-per-minute", "1", "--tokens-per-minute", "500"
+    )
+    await eventually(lambda: installation.models(key), (200, ["large", "tiny"]))
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    headers = {"authorization": f"Bearer {key}", "prefer": "respond-async"}
+    accepted = await installation.client.post("/v1/chat/completions", json=body, headers=headers)
+    assert (accepted.status_code, accepted.headers["x-ratelimit-remaining-requests"]) == (202, "0")
+    assert accepted.headers["x-ratelimit-remaining-tokens"] == "496"
+    refused = await installation.client.post("/v1/chat/completions", json=body, headers=headers)
+    assert refused.status_code == 429
+    assert "this API key" in refused.json()["error"]["message"]
+    assert int(refused.headers["retry-after"]) >= 1
+    assert "1 requests, 500 tokens" in next(
+        line for line in (await installation.penstock("list")).splitlines() if name in line
+    )
+
+
 async def test_the_list_shows_every_key_and_no_secret(installation: Installation) -> None:
     name, key = await installation.issue("--tenant", "alpha", "--label", "nightly")
     listed = await installation.penstock("list")

@@ -9,6 +9,7 @@ from services.gateway.tenant_limits import (
     parse_tenant_limits,
     parse_tenant_weights,
 )
+from shared.contracts.api_keys import ApiKey, digest_of
 from shared.contracts.errors import RateLimited
 
 
@@ -44,6 +45,40 @@ def test_tokens_are_limited_too_and_shown() -> None:
     with pytest.raises(RateLimited, match="600 tokens a minute") as refusal:
         limits.spend("acme", tokens=300)
     assert 9 < refusal.value.retry_after_seconds <= 10
+
+
+def key(key_id: str, *, requests: int | None = None, tokens: int | None = None) -> ApiKey:
+    return ApiKey(
+        key_id=key_id,
+        digest=digest_of(key_id),
+        tenant="acme",
+        requests_per_minute=requests,
+        tokens_per_minute=tokens,
+    )
+
+
+def test_a_key_has_limits_of_its_own_within_those_of_its_tenant() -> None:
+    limits = TenantLimits(Quota(requests=3))
+    small, other = key("small", requests=1), key("other")
+    assert limits.spend("acme", tokens=1, key=small)["x-ratelimit-remaining-requests"] == "0"
+    with pytest.raises(RateLimited, match="this API key may ask for 1 requests a minute") as refusal:
+        limits.spend("acme", tokens=1, key=small)
+    assert 59 < refusal.value.retry_after_seconds <= 60
+    assert limits.spend("acme", tokens=1, key=other)["x-ratelimit-remaining-requests"] == "1"
+    limits.spend("acme", tokens=1, key=other)
+    with pytest.raises(RateLimited, match="the tenant acme may ask for 3 requests a minute"):
+        limits.spend("acme", tokens=1, key=other)
+
+
+def test_what_a_key_may_not_costs_its_tenant_nothing() -> None:
+    limits = TenantLimits(Quota(requests=2, tokens=1_000))
+    small = key("small", tokens=10)
+    limits.spend("acme", tokens=10, key=small)
+    for _ in range(5):
+        with pytest.raises(RateLimited, match="this API key may ask for 10 tokens a minute"):
+            limits.spend("acme", tokens=10, key=small)
+    assert limits.headers("acme")["x-ratelimit-remaining-requests"] == "1"
+    assert int(limits.headers("acme")["x-ratelimit-remaining-tokens"]) >= 990
 
 
 def test_what_the_token_limit_refuses_costs_no_request() -> None:

@@ -31,9 +31,20 @@ def test_a_revoked_key_keeps_the_time_of_its_first_revocation() -> None:
     assert key.revoked(7).revoked(9).revoked_at_ms == 7
 
 
+def test_limits_survive_the_wire_and_none_is_none() -> None:
+    _, key = issue_key(tenant="alpha", models=(), label="", now_ms=5, requests_per_minute=60)
+    found = decode_api_key(encode_api_key(key))
+    assert (found.requests_per_minute, found.tokens_per_minute) == (60, None)
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
-    [({"tenant": ""}, "tenant"), ({"key_id": ""}, "key_id"), ({"digest": b""}, "32 bytes, not 0")],
+    [
+        ({"tenant": ""}, "tenant"),
+        ({"key_id": ""}, "key_id"),
+        ({"digest": b""}, "32 bytes, not 0"),
+        ({"tokens_per_minute": 0}, "tokens_per_minute of an ApiKey is 0"),
+    ],
 )
 def test_a_record_that_could_let_in_anybody_is_refused(change: dict[str, object], complaint: str) -> None:
     _, key = issue_key(tenant="alpha", models=(), label="", now_ms=5)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61\x63\x63\x65ss/v1/access.proto\x12\x12penstock.access.v1\"\x9c\x01\n\x06\x41piKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\r\n\x05label\x18\x05 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x06 \x01(\x03\x12\x1a\n\rrevoked_at_ms\x18\x07 \x01(\x03H\x00\x88\x01\x01\x42\x10\n\x0e_revoked_at_msb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61\x63\x63\x65ss/v1/access.proto\x12\x12penstock.access.v1\"\x8c\x02\n\x06\x41piKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\r\n\x05label\x18\x05 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x06 \x01(\x03\x12\x1a\n\rrevoked_at_ms\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12 \n\x13requests_per_minute\x18\x08 \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11tokens_per_minute\x18\t \x01(\rH\x02\x88\x01\x01\x42\x10\n\x0e_revoked_at_msB\x16\n\x14_requests_per_minuteB\x14\n\x12_tokens_per_minuteb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'access.v1.access_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_APIKEY']._serialized_start=47
-  _globals['_APIKEY']._serialized_end=203
+  _globals['_APIKEY']._serialized_end=315
 # @@protoc_insertion_point(module_scope)
