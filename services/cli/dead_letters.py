@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shared.contracts import headers as names_of
 from shared.messaging.records import Headers, SourceRecord
+from shared.telemetry.printable import printable
 
 REPLAY_OF = "penstock-replay-of"
 """On a replayed request and its result: the dead letter it was, as `partition@offset`."""
@@ -75,7 +76,7 @@ class DeadLetter:
         return self._text(names_of.TRACEPARENT)
 
     def _text(self, name: str) -> str:
-        return (self.record.header(name) or b"").decode("utf-8", "replace")
+        return printable((self.record.header(name) or b"").decode("utf-8", "replace"))
 
     def replayed(self) -> Headers:
         """The headers under which it is asked again: as its producer wrote them, with an identity of its own.

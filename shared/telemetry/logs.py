@@ -16,6 +16,8 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import Processor
 
+from shared.telemetry.printable import printable
+
 CONTENT_KEYS = frozenset(
     {"prompt", "messages", "content", "text", "completion", "output", "body", "value", "request_body"}
 )
@@ -70,6 +72,14 @@ def _put_first_things_first(_logger: Any, _method: str, event: EventDict) -> Eve
     return {**first, "message": event.pop("event", ""), **event}
 
 
+def _escape_what_does_not_print(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """For eyes: JSON escapes by itself. Tracebacks and stacks are ours and have lines."""
+    for key, value in event.items():
+        if isinstance(value, str) and key not in ("exception", "stack"):
+            event[key] = printable(value)
+    return event
+
+
 def _readable(value: Any) -> str:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else repr(value)
 
@@ -77,7 +87,10 @@ def _readable(value: Any) -> str:
 def _rendering(log_format: str, stream: TextIO) -> list[Processor]:
     if log_format == "console":
         plain = structlog.dev.plain_traceback
-        return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
+        return [
+            _escape_what_does_not_print,
+            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain),
+        ]
     return [
         # Never with the frames' local variables: prompts are among them.
         structlog.processors.format_exc_info,

@@ -97,7 +97,7 @@ def replay(
         settings = _settings(kafka)
         letters = asyncio.run(_letters(settings, _selection(where, code, topic, containing, since_hours)))
         for letter in letters:
-            out.print(f"{letter.where} -> {to or letter.source_topic}: {escape(letter.reason)}", soft_wrap=True)
+            out.print(f"{letter.where} -> {escape(to or letter.source_topic)}: {escape(letter.reason)}", soft_wrap=True)
         if not yes:
             out.print(f"{len(letters)} would be replayed; --yes does it")
             return
@@ -166,16 +166,19 @@ def _table(letters: list[DeadLetter]) -> Table:
         table.add_column(column, no_wrap=column != "reason")
     for letter in sorted(letters, key=lambda letter: letter.died_at_ms):
         table.add_row(
-            letter.where, _time(letter.died_at_ms), letter.code, letter.attempt, letter.source, escape(letter.reason)
+            letter.where,
+            _time(letter.died_at_ms),
+            *(escape(text) for text in (letter.code, letter.attempt, letter.source, letter.reason)),
         )
     return table
 
 
 def _print(letter: DeadLetter) -> None:
-    out.print(f"[bold]{letter.where}[/] died {_time(letter.died_at_ms)} of {letter.code}")
-    out.print(f"reason   {escape(letter.reason)}\nfrom     {letter.source}\nattempts {letter.attempt}", soft_wrap=True)
+    out.print(f"[bold]{letter.where}[/] died {_time(letter.died_at_ms)} of {escape(letter.code)}")
+    for name, text in (("reason", letter.reason), ("from", letter.source), ("attempts", letter.attempt)):
+        out.print(f"{name:<8} {escape(text)}", soft_wrap=True)
     if letter.trace:
-        out.print(f"trace    {letter.trace}")
+        out.print(f"trace    {escape(letter.trace)}")
     out.print("[dim]headers[/]")
     for name, value in letter.record.headers:
         out.print(f"  {escape(repr(name))}: {escape(repr(value))}", soft_wrap=True)

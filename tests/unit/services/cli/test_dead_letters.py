@@ -37,6 +37,12 @@ def request_id(record: SourceRecord) -> str:
     return read_envelope(record, names=TopicNames(), pool="default", cluster="c").request_id
 
 
+def test_what_a_producer_wrote_steers_no_terminal() -> None:
+    letter = a_letter(("traceparent", b"\x1b]0;mine\x07\n[bold]"), reason="no \x1b[2J\r\nsuch thing")
+    assert letter.reason == r"no \x1b[2J\r\nsuch thing"
+    assert letter.trace == r"\x1b]0;mine\x07\n[bold]"
+
+
 def test_it_says_why_when_and_where_from() -> None:
     letter = a_letter()
     assert (letter.where, letter.reason, letter.died_at_ms) == ("1@7", "it is not JSON", 5_000)

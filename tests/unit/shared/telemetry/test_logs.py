@@ -53,6 +53,17 @@ def test_inside_a_span_a_line_has_its_trace_id(configure: Configure) -> None:
     assert "trace_id" not in outside
 
 
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_what_a_stranger_wrote_begins_no_line_and_steers_no_terminal(configure: Configure, log_format: str) -> None:
+    stream = configure(log_format=log_format)
+    forged = 'x\n2026-01-01 [error] forged\r\x1b[2J\u2028"}'
+    structlog.get_logger().warning(forged, tenant=forged)
+    logging.getLogger("library").warning("said %s", forged)
+    text = stream.getvalue()
+    assert len(text.splitlines()) == 2
+    assert text.removesuffix("\n").replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize("key", sorted(CONTENT_KEYS))
 def test_content_is_hidden_unless_asked_for(configure: Configure, key: str) -> None:
     stream = configure()
