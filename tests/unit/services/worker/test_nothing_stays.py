@@ -1,17 +1,9 @@
 """What was answered leaves nothing behind in a worker: its memory follows from what it runs, not from what it ran."""
 
-import gc
-from collections import Counter
 from typing import Any
 
+from tests.living_objects import objects_of_ours
 from tests.unit.services.worker.path_harness import PathHarness, running_path
-
-
-def objects_of_ours() -> Counter[str]:
-    """How many objects there are of each class of this project."""
-    gc.collect()
-    kinds = (type(found) for found in gc.get_objects())
-    return Counter(kind.__qualname__ for kind in kinds if str(kind.__module__).startswith(("services.", "shared.")))
 
 
 async def answer(harness: PathHarness, name: str, *, count: int, **body: Any) -> None:
