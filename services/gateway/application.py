@@ -309,8 +309,8 @@ async def _loops(gateway: Gateway, kafka: KafkaSettings | None) -> AsyncIterator
         follow = partial(_follow_keys, gateway.keyring, kafka, gateway.followings.channel)
         tasks.append(_start("keyring", gateway, lambda: run_persistently("keyring", follow, clock=clock)))
     try:
-        await _first(listening, "the ledger's channel is not subscribed yet")
-        await _first(hearing, "the fleet is not heard yet, Kafka does not answer")
+        await _first(listening, "the ledger's channel is not subscribed yet; nothing is accepted until Redis answers")
+        await _first(hearing, "the fleet is not heard yet; nothing is accepted until Kafka answers")
         yield
     finally:
         for task in tasks:

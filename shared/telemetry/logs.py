@@ -16,6 +16,7 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import Processor
 
+from shared.telemetry.advice import advice_for
 from shared.telemetry.printable import printable
 
 CONTENT_KEYS = frozenset(
@@ -39,6 +40,8 @@ _LEAST_LEVELS: Mapping[str, int] = {
 }
 """Libraries that speak at INFO about things nobody acts on."""
 
+_LOUD = frozenset({"warning", "error", "exception", "critical"})
+
 EventDict = MutableMapping[str, Any]
 
 
@@ -47,6 +50,12 @@ def _add_trace(_logger: Any, _method: str, event: EventDict) -> EventDict:
     if context.is_valid:
         event.setdefault("trace_id", f"{context.trace_id:032x}")
         event.setdefault("span_id", f"{context.span_id:016x}")
+    return event
+
+
+def _advise(_logger: Any, method: str, event: EventDict) -> EventDict:
+    if method in _LOUD and (advice := advice_for(event.get("event"))) is not None:
+        event.setdefault("advice", advice)
     return event
 
 
@@ -115,6 +124,7 @@ def configure_logs(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_constants(constants or {}),
         _add_trace,
+        _advise,
         structlog.processors.StackInfoRenderer(),
     ]
     if not log_content:

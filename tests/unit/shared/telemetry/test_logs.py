@@ -64,6 +64,17 @@ def test_what_a_stranger_wrote_begins_no_line_and_steers_no_terminal(configure: 
     assert text.removesuffix("\n").replace("\n", "").isprintable()
 
 
+def test_a_warning_says_what_to_do(configure: Configure) -> None:
+    stream = configure()
+    structlog.get_logger().warning("redis_lost_its_data")
+    structlog.get_logger().info("redis_lost_its_data")
+    structlog.get_logger().warning("something; look there")
+    warned, informed, itself = lines(stream)
+    assert "find out why" in str(warned["advice"])
+    assert "advice" not in informed
+    assert "advice" not in itself
+
+
 @pytest.mark.parametrize("key", sorted(CONTENT_KEYS))
 def test_content_is_hidden_unless_asked_for(configure: Configure, key: str) -> None:
     stream = configure()
