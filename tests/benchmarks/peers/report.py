@@ -97,27 +97,29 @@ def as_table(report: Report) -> str:
     lines = [
         f"{report.model}: {report.bandwidth / 1e9:.1f} GB/s, {report.flops / 1e9:.0f} GFLOP/s bf16",
         "",
-        f"| tok/s | {' | '.join(names)} | first token | resident |",
-        f"|---{'|---' * (len(names) + 2)}|",
+        _row("tok/s", *names, "first token", "resident"),
+        _row(*["---"] * (len(names) + 3)),
     ]
     for engine in engines:
         cells = [_cell(report, engine, name) for name in names]
         memory = report.resident_bytes.get(engine, 0) / 2**30
-        lines.append(
-            f"| {engine} | {' | '.join(cells)} | {report.first_token_seconds[engine]:.1f} s | {memory:.2f} GiB |"
-        )
-    lines.append(f"| limit | {' | '.join(f'{report.limit(shape):.0f}' for shape in report.shapes)} | | |")
+        lines.append(_row(engine, *cells, f"{report.first_token_seconds[engine]:.1f} s", f"{memory:.2f} GiB"))
+    lines.append(_row("limit", *(f"{report.limit(shape):.0f}" for shape in report.shapes), "", ""))
     for engine in engines:
         if engine != OWN:
             cells = [_ratio(report.figures.ratio(OWN, engine, name), GOALS.get(engine, {}).get(name)) for name in names]
             sooner = report.first_token_seconds[engine] / report.first_token_seconds.get(OWN, float("inf"))
-            lines.append(f"| {OWN} / {engine} | {' | '.join(cells)} | {sooner:.1f} times sooner | |")
+            lines.append(_row(f"{OWN} / {engine}", *cells, f"{sooner:.1f} times sooner", ""))
     shares = [_ratio(report.share_of_limit(shape), GOALS["limit"].get(shape.name)) for shape in report.shapes]
-    lines.append(f"| {OWN} / limit | {' | '.join(shares)} | | |")
+    lines.append(_row(f"{OWN} / limit", *shares, "", ""))
     for engine, felt in report.mixed.items():
         lines.append(f"\nmixed load, {engine}: " + ", ".join(f"{name} {value}" for name, value in _rounded(felt)))
     lines.extend(f"\n{engine}: {text}" for engine, text in report.settings.items())
     return "\n".join(lines)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _rounded(felt: dict[str, Any]) -> list[tuple[str, Any]]:

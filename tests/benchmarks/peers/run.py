@@ -179,7 +179,7 @@ def compare(model: Path, python: Path, arguments: argparse.Namespace, keep: Call
             report.settings[name] = process.settings
             report.first_token_seconds[name] = process.first_token_seconds
             tell(f"{name}: first token {process.first_token_seconds:.1f} s after its start")
-        todo = shapes(quick=arguments.quick)
+        todo = shapes(quick=arguments.quick) if arguments.rounds else []
         report.shapes = [*todo, LONG] if arguments.long else todo
         measure(report, processes, todo, arguments.rounds, config["vocab_size"], keep)
         if not arguments.quick and arguments.requests:

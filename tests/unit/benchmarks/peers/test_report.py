@@ -48,7 +48,7 @@ def test_limits_follow_from_the_shape_of_the_model(report: Report) -> None:
 
 def test_the_table_says_which_goals_are_met_and_which_are_short(report: Report) -> None:
     table = as_table(report)
-    assert "| penstock / vllm | 2.00 (met: 1.7) | 1.00 (short: 1.8) | 40.0 times sooner | |" in table
+    assert "| penstock / vllm | 2.00 (met: 1.7) | 1.00 (short: 1.8) | 40.0 times sooner |  |" in table
     assert "30 (20 to 33)" in table
     assert "(met: 0.85)" in table
 
@@ -58,6 +58,13 @@ def test_an_engine_without_a_figure_leaves_its_cell_empty(report: Report) -> Non
     report.figures.add("llama.cpp", "batch 1", 15.0)
     row = next(line for line in as_table(report).splitlines() if line.startswith("| llama.cpp"))
     assert row.split("|")[3].strip() == ""
+
+
+def test_every_row_has_a_cell_for_every_column_also_in_a_part_without_rounds(report: Report) -> None:
+    for shapes in (report.shapes, []):
+        report.shapes = shapes
+        rows = [line for line in as_table(report).splitlines() if line.startswith("|")]
+        assert {row.count("|") for row in rows} == {len(shapes) + 4}
 
 
 def test_the_json_holds_every_round_and_every_ratio(report: Report) -> None:
