@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from itertools import groupby
 
 import psutil
@@ -42,11 +43,22 @@ _IDLE_SECONDS = 0.01
 class Engine:
     """Not thread-safe: load, submit, cancel and step from one thread."""
 
-    def __init__(self, config: EngineConfig, model: LoadedModel, *, load_seconds: float) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        model: LoadedModel,
+        *,
+        load_seconds: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`clock`: seconds that steps and drafts take."""
         self._config = config
+        self._clock = clock
         self._runner = model.runner
         costs = StepCosts(model.step_seconds)
-        self._speculation = Speculation(build_methods(config, model), default=config.speculation, costs=costs)
+        self._speculation = Speculation(
+            build_methods(config, model), default=config.speculation, costs=costs, clock=clock
+        )
         cache = PagedCache(model.geometry, num_blocks=model.num_blocks, enable_prefix_cache=config.enable_prefix_cache)
         self._scheduler = Scheduler(
             cache,
@@ -89,11 +101,11 @@ class Engine:
         )
 
     @classmethod
-    def load(cls, config: EngineConfig) -> Engine:
+    def load(cls, config: EngineConfig, *, clock: Callable[[], float] = time.perf_counter) -> Engine:
         """Reads the checkpoint; takes seconds. Raises CheckpointError or ValueError, naming what is wrong."""
         started = time.monotonic()
         model = load_model(config)
-        return cls(config, model, load_seconds=time.monotonic() - started)
+        return cls(config, model, load_seconds=time.monotonic() - started, clock=clock)
 
     @property
     def has_work(self) -> bool:
@@ -157,13 +169,13 @@ class Engine:
 
     def step(self) -> StepResult:
         """One batch through the model; without work only what is left to tell."""
-        started = time.perf_counter()
+        started = self._clock()
         if not self._compilations.is_empty:
             self._start_compiled()
         batch = self._scheduler.schedule()
         verdicts = self._compute(batch) if batch.items else []
         self._num_steps += 1
-        return self._report.take(self._statistics(batch, verdicts, time.perf_counter() - started))
+        return self._report.take(self._statistics(batch, verdicts, self._clock() - started))
 
     def check_integrity(self) -> None:
         """Raises AssertionError when blocks or sequences do not add up."""
@@ -183,9 +195,9 @@ class Engine:
     def _compute(self, batch: ScheduledBatch) -> list[Verdict]:
         _mark_scheduled(batch, time.time_ns())
         self._speculation.draft(batch)
-        started = time.perf_counter()
+        started = self._clock()
         outcome = self._runner.launch(batch).read()
-        seconds = time.perf_counter() - started
+        seconds = self._clock() - started
         taken = self._scheduler.complete(batch, outcome.tokens)
         drafts = {id(verdict.sequence): verdict.draft.token_ids for verdict in outcome.verdicts}
         now_ns = time.time_ns()

@@ -7,6 +7,7 @@ Source of the model: Leviathan, Kalman and Matias 2023, 3.1 to 3.3: with accepta
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.worker.engine.engine import Engine
@@ -51,8 +52,16 @@ class Run:
         return self.draft_seconds / self.num_steps if self.num_steps else 0.0
 
 
-def answer(engine: Engine, prompts: list[list[int]], *, temperature: float, output_tokens: int, method: str) -> Run:
-    """All prompts at once. Raises ValueError for what the engine refuses."""
+def answer(
+    engine: Engine,
+    prompts: list[list[int]],
+    *,
+    temperature: float,
+    output_tokens: int,
+    method: str,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Run:
+    """All prompts at once; `clock` is the engine's. Raises ValueError for what the engine refuses."""
     for index, prompt in enumerate(prompts):
         engine.submit(
             Submit(
@@ -69,9 +78,9 @@ def answer(engine: Engine, prompts: list[list[int]], *, temperature: float, outp
     decoded = drafted = accepted = judged = sequence_steps = steps = 0
     decode_seconds = draft_seconds = 0.0
     while engine.has_work:
-        began = time.perf_counter()
+        began = clock()
         result = engine.step()
-        seconds = time.perf_counter() - began
+        seconds = clock() - began
         for refused in result.rejected:
             raise ValueError(f"the engine refuses the benchmark's request: {refused.message}")
         is_decode = result.statistics.num_prefill_tokens == 0

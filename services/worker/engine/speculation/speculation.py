@@ -7,6 +7,7 @@ step every sequence's acceptance is known a little better.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 
@@ -22,13 +23,21 @@ NO_SPECULATION = "none"
 class Speculation:
     """Not thread-safe: the engine's thread."""
 
-    def __init__(self, methods: dict[str, DraftMethod], *, default: str, costs: StepCosts) -> None:
+    def __init__(
+        self,
+        methods: dict[str, DraftMethod],
+        *,
+        default: str,
+        costs: StepCosts,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         """`default`: of requests that name none. Raises ValueError for one that is not there."""
         if default != NO_SPECULATION and default not in methods:
             raise ValueError(f"speculation {default} is none of {', '.join([NO_SPECULATION, *methods])}")
         self._methods = methods
         self._default = default
         self._costs = costs
+        self._clock = clock
         self.draft_seconds = 0.0
         """Of the latest step."""
 
@@ -46,21 +55,21 @@ class Speculation:
 
     def draft(self, batch: ScheduledBatch) -> None:
         """Fill what room the scheduler gave."""
-        started = time.perf_counter()
+        started = self._clock()
         for sequence in batch.preempted:
             self.forget(sequence)
         places = [(_method_of(item.sequence), index) for index, item in enumerate(batch.items) if item.draft_room]
         for name, own in groupby(sorted(places), key=lambda place: place[0]):
             self._draft_by(self._methods[name], batch, [index for _, index in own])
-        self.draft_seconds = time.perf_counter() - started
+        self.draft_seconds = self._clock() - started
 
     def _draft_by(self, method: DraftMethod, batch: ScheduledBatch, places: list[int]) -> None:
-        started = time.perf_counter()
+        started = self._clock()
         items = [batch.items[index] for index in places]
         drafts = method.propose([DraftTask(sequence=item.sequence, num_tokens=item.draft_room) for item in items])
         num_tokens = sum(draft.length for draft in drafts)
         if num_tokens:
-            self._costs.observe_draft(method.name, num_tokens, time.perf_counter() - started)
+            self._costs.observe_draft(method.name, num_tokens, self._clock() - started)
         for index, item, draft in zip(places, items, drafts, strict=True):
             batch.items[index] = replace(item, draft=_allowed(item.sequence, draft))
 

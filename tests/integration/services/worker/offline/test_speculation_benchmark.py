@@ -23,6 +23,7 @@ def rows(checkpoint: Path) -> list[Row]:
         temperatures=(0.0, 1.0),
         tasks=("chat",),
         batches=(1, 2),
+        counts_processor_time=True,
         verifiers=("coupled",),
         kv_cache="16bit",
         output_tokens=16,
