@@ -52,7 +52,7 @@ class CacheRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheResult:
-    """`choice` None: nothing was asked for. `sensitivity`: of each layer alone, growth of perplexity in per cent."""
+    """`choice` None: nothing was asked for. `sensitivity`: KL in nats when each layer alone has it."""
 
     model: str
     held_text: str
@@ -146,13 +146,15 @@ def _choose(probe: CacheProbe, budget: float, report: Report) -> tuple[Choice, d
         report(kv_cache)
         return math.log(probe.accuracy(kv_cache).perplexity) - base
 
-    def alone(name: str, layer: int) -> str:
-        return cascade([name if other == layer else SIXTEEN_BIT for other in range(probe.num_layers)])
+    def alone(name: str, layer: int) -> float:
+        # Not perplexity: what one layer changes of it is less than what a text of this length leaves to chance.
+        kv_cache = cascade([name if other == layer else SIXTEEN_BIT for other in range(probe.num_layers)])
+        report(kv_cache)
+        return probe.accuracy(kv_cache).divergence
 
-    costs = {name: [growth(alone(name, layer)) for layer in range(probe.num_layers)] for name in _CANDIDATES}
+    costs = {name: tuple(alone(name, layer) for layer in range(probe.num_layers)) for name in _CANDIDATES}
     sizes = {name: probe.bytes_per_token(name) // probe.num_layers for name in (*_CANDIDATES, SIXTEEN_BIT)}
-    choice = choose(costs, sizes, budget=math.log1p(budget), measure=growth)
-    return choice, {name: tuple(100 * math.expm1(cost) for cost in own) for name, own in costs.items()}
+    return choose(costs, sizes, budget=math.log1p(budget), measure=growth), costs
 
 
 def result_tables(result: CacheResult) -> list[Table]:
@@ -176,13 +178,13 @@ def result_tables(result: CacheResult) -> list[Table]:
         return [table]
     layers = Table(
         title=f"chosen: {result.choice.name}",
-        caption=f"foretold {math.expm1(result.choice.foretold):+.2%}, measured on the text it was chosen on "
-        f"{math.expm1(result.choice.measured):+.2%}; columns: growth of perplexity when this layer alone has it",
+        caption=f"perplexity on the text it was chosen on {math.expm1(result.choice.measured):+.2%}; columns: "
+        "KL(16 bit || row) when this layer alone has it",
     )
     for column in ("layer", *result.sensitivity, "chosen"):
         layers.add_column(column, justify="right")
     for layer, chosen in enumerate(result.choice.precisions):
-        layers.add_row(str(layer), *(f"{own[layer]:+.3f} %" for own in result.sensitivity.values()), chosen)
+        layers.add_row(str(layer), *(f"{own[layer]:.5f}" for own in result.sensitivity.values()), chosen)
     return [table, layers]
 
 

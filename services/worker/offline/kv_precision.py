@@ -1,7 +1,8 @@
 """A precision for every layer's keys and values, from what each costs alone: as few bytes as a budget allows.
 
-Pure arithmetic: who measures is told what to measure. Costs are taken to add up, which is checked afterwards by
-measuring the whole choice. Source: Dong et al. 2019 (HAWQ), section 3, sensitivity per layer; greedy instead of exact.
+Pure arithmetic: who measures is told what to measure. What layers cost alone only ranks them: it neither adds up nor is
+it what the budget is in. That holds for whole choices, which are measured. Source: Dong et al. 2019 (HAWQ), section 3,
+sensitivity per layer; greedy instead of exact.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import groupby
 SIXTEEN_BIT = "16bit"
 
 Costs = Mapping[str, Sequence[float]]
-"""By precision, for every layer: how much the mean surprise of the text grows when that layer alone has it, nats."""
+"""By precision, for every layer: how far the model is from itself when that layer alone has it, KL in nats."""
 
 Sizes = Mapping[str, int]
 """By precision: bytes of one token's keys and values in one layer."""
@@ -21,10 +22,9 @@ Sizes = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """`foretold`: the sum of the costs. `measured`: of the whole choice."""
+    """`measured`: of the whole choice, in the budget's unit."""
 
     precisions: tuple[str, ...]
-    foretold: float
     measured: float
 
     @property
@@ -40,28 +40,36 @@ def cascade(precisions: Sequence[str]) -> str:
 
 
 def choose(costs: Costs, sizes: Sizes, *, budget: float, measure: Callable[[str], float]) -> Choice:
-    """From the smallest precision everywhere, the layer that gains most for a byte is raised until the budget holds.
+    """From the smallest precision everywhere, the layer that gains most for a byte is raised, then the next, up to 16
+    bits everywhere. Of these choices the first that holds the budget, found by halving.
 
-    `measure` says what a choice costs as a whole. 16 bits everywhere cost nothing, so that this ends.
+    `measure` says what a choice costs as a whole; 16 bits everywhere cost nothing.
     """
+    steps = _steps(costs, sizes)
+    measured = {len(steps) - 1: 0.0}
+    low, high = 0, len(steps) - 1
+    while low < high:
+        middle = (low + high) // 2
+        measured[middle] = measure(cascade(steps[middle]))
+        if measured[middle] <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    return Choice(precisions=steps[high], measured=measured[high])
+
+
+def _steps(costs: Costs, sizes: Sizes) -> list[tuple[str, ...]]:
     smallest = min(sizes, key=lambda name: sizes[name])
-    num_layers = len(costs[smallest])
-    chosen = [smallest] * num_layers
-    while True:
-        while _total(chosen, costs) > budget and _raise_one(chosen, costs, sizes):
-            pass
-        measured = measure(cascade(chosen))
-        if measured <= budget or not _raise_one(chosen, costs, sizes):
-            return Choice(precisions=tuple(chosen), foretold=_total(chosen, costs), measured=measured)
+    chosen = [smallest] * len(costs[smallest])
+    steps = [tuple(chosen)]
+    while _raise_one(chosen, costs, sizes):
+        steps.append(tuple(chosen))
+    return steps
 
 
 def _cost(costs: Costs, precision: str, layer: int) -> float:
-    """What seems to help is noise."""
-    return 0.0 if precision == SIXTEEN_BIT else max(0.0, costs[precision][layer])
-
-
-def _total(chosen: Sequence[str], costs: Costs) -> float:
-    return sum(_cost(costs, precision, layer) for layer, precision in enumerate(chosen))
+    """16 bits are what is compared with."""
+    return 0.0 if precision == SIXTEEN_BIT else costs[precision][layer]
 
 
 def _raise_one(chosen: list[str], costs: Costs, sizes: Sizes) -> bool:

@@ -6,7 +6,7 @@ from services.worker.engine.kv_cache.cell_format import layer_formats
 from services.worker.offline.kv_precision import cascade, choose
 
 SIZES = {"int4": 5, "int8": 9, "16bit": 16}
-COSTS = {"int4": [0.001, 0.020, 0.002, 0.001], "int8": [0.0001, 0.0030, -0.0005, 0.0001]}
+COSTS = {"int4": [0.001, 0.020, 0.002, 0.001], "int8": [0.0001, 0.0030, 0.0005, 0.0001]}
 
 
 def total(name: str) -> float:
@@ -20,8 +20,8 @@ def total(name: str) -> float:
     [
         (1.0, "int4"),
         (0.008, "int4*1,int8*1,int4*2"),
-        (0.0045, "int4*1,16bit*1,int8*1,int4*1"),
-        (0.0, "16bit*2,int8*1,16bit*1"),
+        (0.0035, "int4*1,16bit*1,int8*1,int4*1"),
+        (0.0, "16bit"),
     ],
 )
 def test_layers_that_cost_most_for_a_byte_are_raised_until_the_budget_holds(budget: float, expected: str) -> None:
@@ -31,17 +31,23 @@ def test_layers_that_cost_most_for_a_byte_are_raised_until_the_budget_holds(budg
     assert layer_formats(choice.name, 4)
 
 
-def test_what_costs_more_together_than_alone_is_raised_further() -> None:
+def test_the_budget_holds_for_whole_choices_and_few_of_them_are_measured() -> None:
+    """Costs alone rank the layers; here all of them together cost twice their sum, in another unit."""
     measured: list[str] = []
 
     def twice(name: str) -> float:
         measured.append(name)
-        return 2 * total(name)
+        return 200 * total(name)
 
-    choice = choose(COSTS, SIZES, budget=0.008, measure=twice)
-    assert choice.measured == 2 * total(choice.name) <= 0.008
-    assert len(measured) > 1
-    assert measured[0] == "int4*1,int8*1,int4*2"
+    choice = choose(COSTS, SIZES, budget=0.7, measure=twice)
+    assert choice.name == "int4*1,16bit*1,int8*1,int4*1"
+    assert choice.measured == 200 * total(choice.name) <= 0.7
+    assert len(measured) <= 4
+
+
+def test_sixteen_bits_everywhere_hold_any_budget() -> None:
+    choice = choose(COSTS, SIZES, budget=0.0, measure=lambda name: 1.0)
+    assert (choice.name, choice.measured) == ("16bit", 0.0)
 
 
 def test_a_cascade_is_named_as_the_setting_takes_it() -> None:
