@@ -21,6 +21,7 @@ Body = dict[str, Any]
 SCHEMA = {"type": "object", "properties": {"level": {"enum": [1, 2]}}, "required": ["level"]}
 SCHEMA["additionalProperties"] = False
 TOOL = {"type": "function", "function": {"name": "open_gate", "parameters": SCHEMA}}
+NAMED = {"type": "function", "function": {"name": "open_gate"}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 IMPOSSIBLE = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string", "enum": [1]}}}
 
@@ -47,6 +48,8 @@ ANSWERED: dict[str, Body] = {
     "json object": chat(response_format={"type": "json_object"}, max_tokens=60, seed=1),
     "choice": completion(guided_choice=["weir", "sluice"], n=3, temperature=1.0, seed=2),
     "lark": completion(structured_outputs={"grammar": 'start: "pool" | "pond"'}),
+    "guided json": completion(guided_json=SCHEMA, seed=8, max_tokens=40),
+    "named tool": chat(tools=[TOOL], tool_choice=NAMED, max_tokens=95, parallel_tool_calls=False, seed=9),
     "tool": chat(tools=[TOOL], tool_choice="required", max_tokens=95, parallel_tool_calls=False, seed=7),
 }
 REFUSED: dict[str, tuple[Body, str]] = {
@@ -56,6 +59,8 @@ REFUSED: dict[str, tuple[Body, str]] = {
     "too hot": (completion(temperature=9), "temperature"),
     "alternatives without probabilities": (chat(top_logprobs=2), "top_logprobs"),
     "impossible schema": (chat(response_format=IMPOSSIBLE), "response_format"),
+    "an empty prompt": (completion(prompt=""), "prompt"),
+    "a prompt of no tokens": (completion(prompt=[[5], []]), "prompt[1]"),
     "a token that is none": (completion(prompt=[999_999]), "prompt"),
     "a bias of a token that is none": (completion(logit_bias={"99999": 1}), "logit_bias"),
     "longer than the context": (completion(prompt=[5] * 4000), "prompt"),
