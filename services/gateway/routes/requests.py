@@ -17,9 +17,6 @@ from shared.openai.streaming import StreamRenderer
 
 router = APIRouter(tags=["requests"])
 
-_FORGETFUL_MS = 60_000
-"""By then Kafka has delivered again, with all its timeouts, what nobody had in hand."""
-
 
 @router.get("/v1/requests/{name}", response_class=Response, summary="State of a request, and its result")
 async def read_request(request: Request, name: str) -> Response:
@@ -69,11 +66,16 @@ async def resume_stream(request: Request, name: str) -> Response:
 
 
 async def _refuse_to_deny(gateway: Gateway) -> None:
-    """Raises `LedgerUnavailable` while Redis is, or was lately, without what it knew: unknown is not "none" then."""
+    """Raises `LedgerUnavailable` while Redis is, or was lately, without what it knew: unknown is not "none" then.
+
+    A request that nobody had begun is known again when a worker gets to it. How long a backlog makes it wait nobody
+    can say, but at its deadline it is answered.
+    """
     epoch = await gateway.ledger.epoch()
     if epoch is None:
         raise LedgerUnavailable("Redis lost its data and is being refilled; ask again")
-    if epoch.is_refilled and gateway.clock.now_ms() - epoch.opened_at_ms < _FORGETFUL_MS:
+    longest_wait_ms = gateway.settings.default_deadline_seconds * 1_000
+    if epoch.is_refilled and gateway.clock.now_ms() - epoch.opened_at_ms < longest_wait_ms:
         raise LedgerUnavailable("Redis has lost its data lately; a request that waits may not be back yet; ask again")
 
 
