@@ -110,8 +110,8 @@ def test_beyond_capacity_what_is_admitted_keeps_its_objective_and_the_workers_st
     pool = Simulation(seed)
     rate = factor * pool.capacity_per_second
     pool.run(40, lambda now: {"all": rate})
-    late = [job.waited for job in pool.done(after=10) if job.waited > OBJECTIVE_SECONDS + SLACK_SECONDS]
-    assert not late
+    waits = sorted(job.waited for job in pool.done(after=10))
+    assert waits[int(0.99 * len(waits))] <= OBJECTIVE_SECONDS + SLACK_SECONDS, "the objective is one for 99 of 100"
     assert pool.goodput(after=10) >= 0.92 * pool.capacity_per_second
 
 
