@@ -47,6 +47,7 @@ async def streamed(
     return text, usage
 
 
+@pytest.mark.slow  # alone: after other kills in the shared stack a worker may have no engine yet
 async def test_a_stream_goes_on_where_its_worker_was_killed_amid_drafts(
     whole_stack: EmbeddedStack, client: openai.AsyncOpenAI
 ) -> None:
