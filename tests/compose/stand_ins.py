@@ -26,7 +26,8 @@ FOLDER = Path(__file__).parent / "stand_ins"
 DEBIAN = "docker.io/library/debian:bookworm-slim"
 PYTHON = "docker.io/library/python:3.11-slim-bookworm"
 LEFT_OUT = ("grafana",)
-_MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
+_MIRROR = [os.environ["DEBIAN_MIRROR"]] if "DEBIAN_MIRROR" in os.environ else []
+"""Unless told, the one that debootstrap knows itself."""
 _TOOLS = (f"org.apache.kafka:kafka-tools:{KAFKA_VERSION}", "net.sf.jopt-simple:jopt-simple:5.0.4")
 Say = Callable[[str], None]
 
@@ -61,7 +62,8 @@ def build_stand_ins(containers: Containers, say: Say) -> None:
 def _import_debian(containers: Containers) -> None:
     with tempfile.TemporaryDirectory(dir=containers.directory) as folder:
         root, archive = Path(folder) / "root", Path(folder) / "root.tar"
-        command = ["debootstrap", "--variant=minbase", "--include=ca-certificates,wget", "bookworm", str(root), _MIRROR]
+        options = ("--variant=minbase", "--include=ca-certificates,wget")
+        command = ["debootstrap", *options, "bookworm", str(root), *_MIRROR]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"debootstrap: {done.stdout[-1_000:]}{done.stderr[-1_000:]}")
