@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from services.cli.embedded.stack import EmbeddedStack
-from tests.fixtures.stack import TINY, engine_process_of
+from tests.fixtures.stack import TINY, engine_process_of, killer_of_the_busiest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
 
@@ -69,18 +69,10 @@ async def test_a_killed_worker_hands_its_stream_to_another(
     whole_stack: EmbeddedStack, client: openai.AsyncOpenAI
 ) -> None:
     expected = await expected_text(client)
-    before = {worker: sum(engine_process_of(worker).cpu_times()[:2]) for worker in whole_stack.workers}
-    killed: list[int] = []
-
-    def kill_the_busy_shell() -> None:
-        used = {worker: sum(engine_process_of(worker).cpu_times()[:2]) - before[worker] for worker in before}
-        victim = max(used, key=lambda worker: used[worker])
-        assert victim.pid is not None
-        killed.append(victim.pid)
-        os.kill(victim.pid, signal.SIGKILL)
-
-    assert await text_with_a_fault(client, kill_the_busy_shell) == expected
-    assert killed
+    kill = await killer_of_the_busiest(whole_stack)
+    pids = [worker.pid for worker in whole_stack.workers]
+    assert await text_with_a_fault(client, kill) == expected
+    assert [worker.pid for worker in whole_stack.workers] != pids
 
 
 async def test_n_choices_held_to_a_grammar_go_on_where_their_engine_died(

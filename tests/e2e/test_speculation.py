@@ -1,7 +1,5 @@
 """Drafts through the platform: said by /v1/models, chosen by a request, and a stream that outlives a kill amid them."""
 
-import os
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +8,7 @@ import openai
 import pytest
 
 from services.cli.embedded.stack import EmbeddedStack
-from tests.fixtures.stack import TINY, engine_process_of
+from tests.fixtures.stack import TINY, killer_of_the_busiest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
 
@@ -47,25 +45,15 @@ async def streamed(
     return text, usage
 
 
-@pytest.mark.slow  # alone: after other kills in the shared stack a worker may have no engine yet
 async def test_a_stream_goes_on_where_its_worker_was_killed_amid_drafts(
     whole_stack: EmbeddedStack, client: openai.AsyncOpenAI
 ) -> None:
     expected, plain = await streamed(client, {"speculation": "none"})
     assert plain.completion_tokens_details is None
     prediction = {"prediction": {"type": "content", "content": expected}}
-    before = {worker: sum(engine_process_of(worker).cpu_times()[:2]) for worker in whole_stack.workers}
-    killed: list[int] = []
-
-    def kill_the_busy_shell() -> None:
-        used = {worker: sum(engine_process_of(worker).cpu_times()[:2]) - before[worker] for worker in before}
-        victim = max(used, key=lambda worker: used[worker])
-        assert victim.pid is not None
-        killed.append(victim.pid)
-        os.kill(victim.pid, signal.SIGKILL)
-
-    text, usage = await streamed(client, prediction, kill_the_busy_shell)
-    assert killed
+    pids = [worker.pid for worker in whole_stack.workers]
+    text, usage = await streamed(client, prediction, await killer_of_the_busiest(whole_stack))
+    assert [worker.pid for worker in whole_stack.workers] != pids
     assert text == expected
     # Counted since the failover: the worker that took over drafts, too.
     assert usage.completion_tokens_details.accepted_prediction_tokens > 0
