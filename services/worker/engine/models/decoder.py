@@ -121,17 +121,22 @@ class Decoder:
     @property
     def finds_largest(self) -> bool:
         """Whether `largest` has an answer."""
-        return isinstance(self._head, NativeLinear | CodedLinear) and self.config.final_cap is None
+        return self._searching_head is not None
+
+    @property
+    def _searching_head(self) -> NativeLinear | CodedLinear | None:
+        is_plain = self.config.final_cap is None
+        return self._head if is_plain and isinstance(self._head, NativeLinear | CodedLinear) else None
 
     def largest(self, hidden: torch.Tensor) -> torch.Tensor | None:
         """The token of each row's largest logit, -1 where one is not a number, [rows] int64; None: take `logits`.
 
         Of use where nothing else is asked of them: the logits are never in memory.
         """
-        if not isinstance(self._head, NativeLinear | CodedLinear) or self.config.final_cap is not None:
+        head = self._searching_head
+        if head is None:
             return None
-        normed = self._operators.rms_norm(hidden, self._final_norm, self.config.rms_norm_eps)
-        return self._head.largest(normed)
+        return head.largest(self._operators.rms_norm(hidden, self._final_norm, self.config.rms_norm_eps))
 
     def _attend(self, layer: DecoderLayer, normed: torch.Tensor, cache: LayerCache, layout: StepLayout) -> torch.Tensor:
         projected = layer.query_key_value(normed)

@@ -99,7 +99,9 @@ class DraftModel:
         while num_right < end and shadow.token_ids[num_right] == sequence.token_ids[num_right]:
             num_right += 1
         # A token that only the target's head has is read as any other: the draft is a guess.
-        shadow.token_ids = [token_id if token_id < self._vocabulary_size else 0 for token_id in sequence.token_ids]
+        shadow.token_ids[num_right:] = [
+            token_id if token_id < self._vocabulary_size else 0 for token_id in sequence.token_ids[num_right:]
+        ]
         if shadow.block_tables:
             self.cache.advance(shadow, num_right)
         followed.num_agreed = sequence.num_tokens
