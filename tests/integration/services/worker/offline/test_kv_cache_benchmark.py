@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from services.worker.offline import kv_cache_benchmark as tool
 from tests.fixtures.random_models import SaveModel
-from tests.fixtures.tiny_tokenizers import byte_level_tokenizer, write_tokenizer
+from tests.fixtures.tiny_tokenizers import with_tokenizer
 
 
 def command_line(*arguments: str) -> Any:
@@ -21,11 +21,7 @@ def command_line(*arguments: str) -> Any:
 
 @pytest.fixture
 def model(tmp_path: Path, random_model: SaveModel) -> Path:
-    directory = tmp_path / "model"
-    directory.mkdir()
-    for file in random_model("llama, tied")[0].iterdir():
-        (directory / file.name).symlink_to(file)
-    return write_tokenizer(directory, byte_level_tokenizer())
+    return with_tokenizer(random_model("llama, tied")[0], tmp_path / "model")
 
 
 @pytest.fixture(autouse=True)

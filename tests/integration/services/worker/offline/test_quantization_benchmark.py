@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from services.worker.offline import quantization_benchmark as tool
 from tests.fixtures.random_models import SaveModel
-from tests.fixtures.tiny_tokenizers import byte_level_tokenizer, write_tokenizer
+from tests.fixtures.tiny_tokenizers import with_tokenizer
 
 
 def command_line(*arguments: str) -> Any:
@@ -33,11 +33,7 @@ def test_the_tensors_errors_come_as_a_table_and_as_json(monkeypatch: Any) -> Non
 
 @pytest.fixture
 def model(tmp_path: Path, random_model: SaveModel) -> Path:
-    directory = tmp_path / "model"
-    directory.mkdir()
-    for file in random_model("llama, tied")[0].iterdir():
-        (directory / file.name).symlink_to(file)
-    return write_tokenizer(directory, byte_level_tokenizer())
+    return with_tokenizer(random_model("llama, tied")[0], tmp_path / "model")
 
 
 def _row_of(output: str, name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from services.worker.offline.english_text import Part, builtin_text, digest, win
 from shared.tokenization.tokenizer import Tokenizer
 from tests.decoder_probe import all_logits, read_checkpoint
 from tests.fixtures.random_models import SaveModel, random_prompt
-from tests.fixtures.tiny_tokenizers import byte_level_tokenizer, write_tokenizer
+from tests.fixtures.tiny_tokenizers import with_tokenizer
 
 QUICK = ("--sequences", "4", "--sequence-tokens", "32", "--num-threads", "1")
 
@@ -33,15 +33,7 @@ def command_line(*arguments: str) -> Any:
 
 @pytest.fixture
 def source(tmp_path: Path, random_model: SaveModel) -> Path:
-    return with_tokenizer(tmp_path, random_model("llama, tied")[0])
-
-
-def with_tokenizer(tmp_path: Path, model: Path) -> Path:
-    directory = tmp_path / "source"
-    directory.mkdir()
-    for file in model.iterdir():
-        (directory / file.name).symlink_to(file)
-    return write_tokenizer(directory, byte_level_tokenizer())
+    return with_tokenizer(random_model("llama, tied")[0], tmp_path / "source")
 
 
 CASES = [
@@ -91,7 +83,8 @@ def test_transformers_reads_what_was_written_and_computes_the_same(
     tmp_path: Path, random_model: SaveModel, case: str, options: tuple[str, ...]
 ) -> None:
     out = tmp_path / "out"
-    finished = command_line(str(with_tokenizer(tmp_path, random_model(case)[0])), "--out", str(out), *options)
+    source = with_tokenizer(random_model(case)[0], tmp_path / "source")
+    finished = command_line(str(source), "--out", str(out), *options)
     assert finished.exit_code == 0, finished.output
     prompt = random_prompt(30)
     config, read = read_checkpoint(out)
