@@ -33,7 +33,7 @@ class AdmissionRules:
     max_outstanding_requests: int = 2_048
     bulk_share: float = 0.5
     """Of the places, for the bulk lane."""
-    greedy_share: float = 0.8
+    greedy_share: float = 0.6
     """Of the objective and of the places, for tenants that had more than their fair share."""
     tenant_requests: int | None = None
     tenant_tokens: int | None = None

@@ -4,12 +4,17 @@ With nothing announced the answer is None: the producer hashes the key, as any p
 latency only: partitions of a dead worker move to the others.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.gateway.routing_policies import CHOICES, Candidate, Route, RoutingPolicy
 from shared.contracts.fleet import Heartbeat
 from shared.contracts.identifiers import Incarnation
+
+
+_PREFIXES_REMEMBERED = 4_096
+"""More than a pool's caches hold."""
 
 
 @dataclass(slots=True)
@@ -27,6 +32,7 @@ class PartitionRouter:
         self._choose = CHOICES[policy]
         self._known: dict[Incarnation, _Known] = {}
         self._turn = 0
+        self._prefixes: OrderedDict[bytes, None] = OrderedDict()
 
     def choose(self, workers: Sequence[Heartbeat], topic: str, route: Route | None = None) -> int | None:
         """A partition of `topic` held by the wanted one of `workers`, or None when none is announced."""
@@ -41,13 +47,23 @@ class PartitionRouter:
         self._turn += 1
         start = self._turn % len(known)
         in_turn = [entry.candidate for entry in known[start:] + known[:start]]
-        chosen = self._choose(in_turn, route)
+        chosen = self._choose(in_turn, replace(route, is_repeated=self._was_sent_before(route.affinity)))
         chosen.sent += 1
         chosen.sent_tokens += route.tokens
         incarnation = chosen.worker.incarnation
         entry, partitions = self._known[incarnation], held[incarnation][1]
         entry.turn += 1
         return partitions[entry.turn % len(partitions)]
+
+    def _was_sent_before(self, prefix: bytes | None) -> bool:
+        if prefix is None:
+            return False
+        was_sent = prefix in self._prefixes
+        self._prefixes[prefix] = None
+        self._prefixes.move_to_end(prefix)
+        if len(self._prefixes) > _PREFIXES_REMEMBERED:
+            self._prefixes.popitem(last=False)
+        return was_sent
 
     def _refreshed(self, worker: Heartbeat) -> _Known:
         known = self._known.get(worker.incarnation)

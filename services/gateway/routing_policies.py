@@ -12,6 +12,8 @@ from shared.contracts.fleet import Heartbeat
 
 AFFINITY_SLACK = 1.5
 """A worker that has the prefix may take so many times as long as the best one: reading a prompt again costs less."""
+NEW_PREFIX_SLACK = 1.1
+"""A prefix that nobody has read yet spares nothing where it goes; among nearly equal workers it gets its place."""
 _UNKNOWN_STEP_SECONDS = 0.01
 
 
@@ -29,6 +31,8 @@ class Route:
 
     tokens: int = 1
     affinity: bytes | None = None
+    is_repeated: bool = False
+    """Its beginning was sent before."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,7 +96,7 @@ def affinity(candidates: Sequence[Candidate], route: Route) -> Candidate:
         return adaptive(candidates, route)
     key = route.affinity
     times = predicted_seconds(candidates, route)
-    bound = AFFINITY_SLACK * min(times)
+    bound = (AFFINITY_SLACK if route.is_repeated else NEW_PREFIX_SLACK) * min(times)
     allowed = [candidate for candidate, seconds in zip(candidates, times, strict=True) if seconds <= bound]
     return max(allowed, key=lambda candidate: _rank(key, candidate.worker.worker_id))
 

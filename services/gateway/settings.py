@@ -33,7 +33,7 @@ class GatewaySettings(ScopedSettings):
     )
     bulk_share: float = Field(default=0.5, gt=0, le=1, description="Share of the places that the bulk lane may take.")
     greedy_share: float = Field(
-        default=0.8,
+        default=0.6,
         gt=0,
         le=1,
         description="Share of places and waiting time left to tenants that had more than a fair share.",

@@ -66,7 +66,8 @@ async def admin_client(settings: KafkaSettings, *, timeout_seconds: float = 10.0
     client = AIOKafkaAdminClient(request_timeout_ms=int(timeout_seconds * 1000), **connection_arguments(settings))
     try:
         try:
-            await client.start()
+            async with asyncio.timeout(timeout_seconds):  # a frozen broker takes the connection, and says nothing
+                await client.start()
         except (KafkaError, OSError) as error:
             raise BrokerUnavailable(f"no broker answers at {settings.bootstrap_servers}") from error
         yield client

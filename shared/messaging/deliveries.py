@@ -64,6 +64,14 @@ class CommitOffset:
     metadata: str
 
 
+@dataclass(frozen=True, slots=True)
+class KnownCommit:
+    """What Kafka says of a partition: the first unfinished offset, and the finished ones above it."""
+
+    offset: int
+    finished: frozenset[int] = frozenset()
+
+
 class DeliveryBook:
     """One per source. Trackers live for one assignment (epoch); deliveries outlive it."""
 
@@ -79,6 +87,8 @@ class DeliveryBook:
         """Finished while their partition was not ours (or not yet read again) -> the record's timestamp."""
         self._committed: dict[TopicPartition, CommitOffset] = {}
         self._changed: set[TopicPartition] = set()
+        self._confirmed: set[TopicPartition] = set()
+        """Of these, Kafka was asked a second time for their commit, right before ours."""
 
     # ------------------------------------------------------------------ assignment
 
@@ -88,15 +98,37 @@ class DeliveryBook:
         self._trackers.clear()
         self._committed.clear()
         self._changed.clear()
+        self._confirmed.clear()
 
-    def assign(self, trackers: Mapping[TopicPartition, tuple[int | None, frozenset[int]]]) -> None:
-        """Partition -> (committed offset or None, offsets finished above it). Begins nothing anew by itself."""
-        for partition, (committed, finished) in trackers.items():
-            if committed is None:
-                continue  # the tracker is made by the first record: only Kafka knows where the log begins
-            self._trackers[partition] = OffsetTracker(committed, finished)
-            self._committed[partition] = CommitOffset(committed, "")
-            self._forget_committed(partition, committed)
+    def assign(self, commits: Mapping[TopicPartition, KnownCommit]) -> None:
+        """Begins nothing anew by itself. Without a commit the first record makes the tracker: where a log begins only
+        Kafka knows."""
+        for partition, commit in commits.items():
+            self._trackers[partition] = OffsetTracker(commit.offset, commit.finished)
+            self._committed[partition] = CommitOffset(commit.offset, "")
+            self._forget_committed(partition, commit.offset)
+
+    def unconfirmed(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
+        """Those of which Kafka is to be asked once more before anything is committed."""
+        return set(partitions) - self._confirmed
+
+    def confirm(
+        self, asked: Iterable[TopicPartition], commits: Mapping[TopicPartition, KnownCommit]
+    ) -> dict[TopicPartition, int]:
+        """The second answer. Returns where reading has to go on, for the partitions that were begun too early."""
+        skipped: dict[TopicPartition, int] = {}
+        for partition in asked:
+            self._confirmed.add(partition)
+            tracker, commit = self._trackers.get(partition), commits.get(partition)
+            if tracker is None or commit is None or commit.offset <= tracker.commit_point:
+                continue
+            if commit.offset > tracker.position:
+                skipped[partition] = commit.offset
+            tracker.advance(commit.offset, commit.finished)
+            self._committed[partition] = CommitOffset(commit.offset, "")
+            self._changed.add(partition)
+            self._forget_committed(partition, commit.offset)
+        return skipped
 
     def _forget_committed(self, partition: TopicPartition, committed: int) -> None:
         passed = [key for key in self._finished_elsewhere if key[:2] == tuple(partition) and key[2] < committed]
@@ -115,6 +147,7 @@ class DeliveryBook:
             # Kafka lost the end of the log and began again: these records are new whatever their offsets say.
             tracker = self._trackers[partition] = OffsetTracker(record.offset)
             self._committed.pop(partition, None)
+            self._confirmed.discard(partition)
             arrival = tracker.started(record.offset)
         if arrival is not Arrival.NEW:
             self._changed.add(partition)

@@ -75,14 +75,24 @@ class OffsetTracker:
             return False
         self._in_flight.discard(offset)
         self._finished.add(offset)
-        while self._unfinished and self._unfinished[0] in self._finished:
-            self._finished.discard(self._unfinished.popleft())
-        if not self._unfinished:
-            self._forget_below(self._position)
+        self._settle()
         return True
+
+    def advance(self, commit_point: int, finished: Iterable[int]) -> None:
+        """The group's commit stands higher than was known: below it nothing is ours to finish."""
+        self._in_flight = {offset for offset in self._in_flight if offset >= commit_point}
+        self._unfinished = deque(offset for offset in self._unfinished if offset >= commit_point)
+        self._finished |= set(finished) - self._in_flight
+        self._position = max(self._position, commit_point)
+        self._settle()
 
     def is_finished(self, offset: int) -> bool:
         return offset < self.commit_point or offset in self._finished
+
+    def _settle(self) -> None:
+        while self._unfinished and self._unfinished[0] in self._finished:
+            self._finished.discard(self._unfinished.popleft())
+        self._forget_below(self.commit_point)
 
     def _forget_below(self, offset: int) -> None:
         """Offsets finished before they were read again, and passed by now."""

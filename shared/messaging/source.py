@@ -18,16 +18,17 @@ from typing import Any, Self
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError, IllegalStateError, KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 
 from shared.contracts.errors import BrokerUnavailable
 from shared.messaging.assignment import sticky_assignor
+from shared.messaging.commit_reading import CommitReader
 from shared.messaging.commit_writer import CommitWriter
 from shared.messaging.connection import connection_arguments
 from shared.messaging.deliveries import Delivery, DeliveryBook
 from shared.messaging.intake_room import IntakeRoom
-from shared.messaging.offset_tracker import decode_finished
+from shared.messaging.lag import waiting_records
 from shared.messaging.records import SourceRecord, source_record
 from shared.settings.kafka import KafkaSettings
 
@@ -100,8 +101,13 @@ class RequestSource:
         self._room_appeared = asyncio.Event()
         self._is_closing = False
         self._last_poll_at = time.monotonic()
+        self._reader = CommitReader(self._admin_or_fail, group=group)
         self._commits = CommitWriter(
-            self._book, group=group, consumer=self._consumer_or_fail, assigned=self._all_assigned
+            self._book,
+            group=group,
+            reader=self._reader,
+            consumer=self._consumer_or_fail,
+            assigned=self._all_assigned,
         )
         self._consumer: AIOKafkaConsumer | None = None
         self._admin: AIOKafkaAdminClient | None = None
@@ -147,12 +153,10 @@ class RequestSource:
     ) -> None:
         self._is_closing = True
         await self.commit_now()
-        assert self._consumer is not None
-        assert self._admin is not None
         with contextlib.suppress(KafkaError, TimeoutError, OSError):
             async with asyncio.timeout(_STOP_SECONDS):
-                await self._consumer.stop()
-        await self._admin.close()
+                await self._consumer_or_fail().stop()
+        await self._admin_or_fail().close()
 
     # ------------------------------------------------------------------ polling
 
@@ -303,19 +307,12 @@ class RequestSource:
         if not partitions:
             self._is_loaded = True
             return
-        assert self._admin is not None
-        found = await self._admin.list_consumer_group_offsets(self._group, partitions=partitions)
-        if self._book.epoch != epoch or self._all_assigned() != partitions:
+        commits = await self._reader.read(partitions)
+        if commits is None or self._book.epoch != epoch or self._all_assigned() != partitions:
             return
-        if found.keys() < set(partitions):  # the admin client passes over an error of the whole answer
-            raise GroupCoordinatorNotAvailableError
-        self._book.assign(
-            {
-                partition: (committed.offset, decode_finished(committed.offset, committed.metadata))
-                for partition, committed in found.items()
-                if committed.offset >= 0
-            }
-        )
+        self._book.assign(commits)
+        for partition, commit in commits.items():  # the consumer asked for itself, and may have been told otherwise
+            self._consumer_or_fail().seek(partition, commit.offset)
         self._is_loaded = True
 
     def _all_assigned(self) -> list[TopicPartition]:
@@ -371,20 +368,18 @@ class RequestSource:
 
     async def measure_lag(self) -> dict[str, int]:
         """Records per topic that wait in Kafka in our partitions; asks the broker, so not for every heartbeat."""
-        consumer, partitions = self._consumer_or_fail(), self._all_assigned()
-        ends = await consumer.end_offsets(partitions) if partitions else {}
-        unread = [partition for partition in partitions if self._book.position(partition) is None]
-        begins = await consumer.beginning_offsets(unread) if unread else {}
-        lag = dict.fromkeys(self._topics, 0)
-        for partition, end in ends.items():
-            position = self._book.position(partition)
-            lag[partition.topic] += max(0, end - (begins[partition] if position is None else position))
-        return lag
+        lag = await waiting_records(self._consumer_or_fail(), self._all_assigned(), self._book.position)
+        return {topic: lag.get(topic, 0) for topic in self._topics}
 
     def _consumer_or_fail(self) -> AIOKafkaConsumer:
         if self._consumer is None:
             raise RuntimeError("the source is used outside its context")
         return self._consumer
+
+    def _admin_or_fail(self) -> AIOKafkaAdminClient:
+        if self._admin is None:
+            raise RuntimeError("the source is used outside its context")
+        return self._admin
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -24,6 +24,8 @@ ADVICE: dict[str, str] = {
     "commit failed": _KAFKA,
     "commit not answered": _KAFKA,
     "kafka poll failed": _KAFKA,
+    "kafka tells of an older commit than its last": "nothing: usual for a moment after a broker's crash; asked again",
+    "reading had begun with an old commit": "nothing: what was read twice is dropped",
     "kafka producer not connected yet": _KAFKA,
     "kafka producer replaced after a failed record": "nothing: its successor sends what follows",
     "failed, will be tried again": "nothing where `error` says what is away; with a stack it is a bug to report",

@@ -18,6 +18,7 @@ from structlog.typing import Processor
 
 from shared.telemetry.advice import advice_for
 from shared.telemetry.printable import printable
+from shared.telemetry.repetition import LessOften
 
 CONTENT_KEYS = frozenset(
     {"prompt", "messages", "content", "text", "completion", "output", "body", "value", "request_body"}
@@ -144,6 +145,7 @@ def _route_standard_library(
     shared: list[Processor], rendering: list[Processor], level: str, target: TextIO
 ) -> Callable[[], None]:
     handler = logging.StreamHandler(target)
+    handler.addFilter(LessOften())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],

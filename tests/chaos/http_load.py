@@ -129,7 +129,7 @@ class HttpLoad:
             _end_early_by(ask, error)
         elif ask.early is Early.DEADLINE and code == "deadline_exceeded":
             ask.ended_at = time.monotonic()  # refused: nobody had told us that it was accepted
-        elif response.status_code < 500:
+        elif response.status_code < 500 or code == "deadline_exceeded":
             ask.problems.append(f"{request.method} answered {response.status_code}: {body[:200]!r}")
 
     async def _read_events(self, ask: Ask, response: httpx.Response, last_event_id: list[str]) -> None:

@@ -1,10 +1,12 @@
 """Commits of the request source on Apache Kafka: in order, with metadata, never backwards."""
 
 import asyncio
+from collections.abc import Collection
 
 import pytest
 from aiokafka.structs import TopicPartition
 
+from shared.messaging.deliveries import KnownCommit
 from shared.messaging.offset_tracker import decode_finished
 from tests.fixtures.kafka_harness import KafkaHarness, until, until_async
 
@@ -80,6 +82,43 @@ async def test_leaving_the_context_commits_what_was_finished_last(harness: Kafka
         await running.until_delivered(4)
         running.finish(0, 1, 2, 3)
     assert await harness.committed_offset(topic) == 4
+
+
+@pytest.mark.parametrize("told", [None, 2])
+async def test_a_source_that_is_told_an_old_commit_goes_on_at_the_true_one_and_never_commits_a_lower(
+    harness: KafkaHarness, told: int | None
+) -> None:
+    topic = await harness.create("old-commit")
+    await harness.post_in_order(topic, 8)
+    async with harness.source(topic) as running:
+        running.finishes_at_once = True
+        await running.until_delivered(8)
+    async with harness.source(topic) as running:
+        running.finishes_at_once = True
+        where, read, answers = TopicPartition(topic, 0), running.source._reader.read, 0
+
+        async def old_once(partitions: Collection[TopicPartition]) -> dict[TopicPartition, KnownCommit] | None:
+            nonlocal answers
+            answers += 1
+            if answers > 1:
+                return await read(partitions)
+            running.source._consumer_or_fail().seek(where, told or 0)
+            return {} if told is None else {where: KnownCommit(told)}
+
+        running.source._reader.read = old_once  # type: ignore[method-assign]
+        running.source._is_loaded = False
+        await until(lambda: answers == 2, what="Kafka is asked again before the first commit")
+        await harness.post(topic, [b"new"])
+        await until(lambda: running.offsets[-1] == 8, what="the new record")
+        assert running.offsets[0] == (told or 0), "it did begin too early"
+
+        async def is_committed() -> bool:
+            committed = await harness.committed_offset(topic) or 0
+            assert committed >= 8
+            return committed == 9
+
+        await until_async(is_committed)
+    assert await harness.committed_offset(topic) == 9
 
 
 async def test_a_thousand_records_posted_while_nobody_listens_are_all_delivered_once_after_the_start(

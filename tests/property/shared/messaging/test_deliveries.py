@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shared.messaging.deliveries import CommitOffset, Delivery, DeliveryBook
+from shared.messaging.deliveries import CommitOffset, Delivery, DeliveryBook, KnownCommit
 from shared.messaging.offset_tracker import decode_finished
 from shared.messaging.records import SourceRecord
 
@@ -13,7 +13,11 @@ PARTITION = TopicPartition("topic", 0)
 
 
 class OnePartitionThatMoves(RuleBasedStateMachine):
-    """We own the partition or not; another owner may finish and commit records while we do not."""
+    """We own the partition or not; another owner may finish and commit records while we do not.
+
+    An assignment may begin with an old commit, as a coordinator that was just started tells it; the second answer,
+    before the first commit, is the true one.
+    """
 
     @initialize()
     def begin(self) -> None:
@@ -21,6 +25,7 @@ class OnePartitionThatMoves(RuleBasedStateMachine):
         self.log_end = 0
         self.finished: set[int] = set()
         self.committed = CommitOffset(0, "")
+        self.earlier = [self.committed]
         self.deliveries: dict[int, Delivery] = {}
         self.is_owner = False
         self.position = 0
@@ -30,11 +35,11 @@ class OnePartitionThatMoves(RuleBasedStateMachine):
         self.log_end += count
 
     @precondition(lambda self: not self.is_owner)
-    @rule()
-    def assign(self) -> None:
-        offset = self.committed.offset
-        self.book.assign({PARTITION: (offset, decode_finished(offset, self.committed.metadata))})
-        self.position, self.is_owner = offset, True
+    @rule(data=st.data())
+    def assign(self, data: st.DataObject) -> None:
+        told = _known(data.draw(st.sampled_from([self.committed, *self.earlier])))
+        self.book.assign({PARTITION: told})
+        self.position, self.is_owner = told.offset, True
 
     @precondition(lambda self: self.is_owner)
     @rule()
@@ -70,9 +75,13 @@ class OnePartitionThatMoves(RuleBasedStateMachine):
     @rule(is_answered=st.booleans())
     def commit(self, is_answered: bool) -> None:
         epoch = self.book.epoch
+        if unconfirmed := self.book.unconfirmed(self.book.offsets_to_commit([PARTITION])):
+            skipped = self.book.confirm(unconfirmed, {PARTITION: _known(self.committed)})
+            self.position = skipped.get(PARTITION, self.position)
         for offset in self.book.offsets_to_commit([PARTITION]).values():
             assert offset.offset >= self.committed.offset
             self.committed = offset
+            self.earlier.append(offset)
             if is_answered:
                 self.book.committed({PARTITION: offset}, epoch=epoch)
 
@@ -82,6 +91,7 @@ class OnePartitionThatMoves(RuleBasedStateMachine):
         offset = min(self.committed.offset + count, self.log_end)
         self.finished.update(range(self.committed.offset, offset))
         self.committed = CommitOffset(max(offset, self.committed.offset), "")
+        self.earlier.append(self.committed)
 
     @invariant()
     def only_finished_records_are_committed_over(self) -> None:
@@ -93,6 +103,10 @@ class OnePartitionThatMoves(RuleBasedStateMachine):
         assert self.book.in_flight_count == len(self.deliveries)
         assert self.book.in_flight_of(["topic"]) == len(self.deliveries)
         assert all(self.book.is_in_flight("topic", 0, offset) for offset in self.deliveries)
+
+
+def _known(commit: CommitOffset) -> KnownCommit:
+    return KnownCommit(commit.offset, decode_finished(commit.offset, commit.metadata))
 
 
 TestOnePartitionThatMoves = OnePartitionThatMoves.TestCase

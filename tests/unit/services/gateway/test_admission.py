@@ -95,7 +95,7 @@ def test_the_bulk_lane_cannot_take_every_place() -> None:
 def test_a_tenant_with_more_than_its_share_leaves_the_last_places_to_others() -> None:
     door = Door(max_outstanding_requests=10, is_predictive=False)
     door.enter(tenant="polite")
-    for _ in range(7):
+    for _ in range(5):
         door.enter(tenant="greedy")
     with pytest.raises(RateLimited, match="share"):
         door.enter(tenant="greedy")
@@ -172,7 +172,7 @@ def test_a_tenant_with_more_than_its_share_is_refused_earlier_and_told_that_it_i
     door = Door()
     door.tell(**busy(queued=0))
     door.enter(tenant="polite")
-    for _ in range(4):
+    for _ in range(3):
         door.enter(tenant="greedy")
     door.tell(**busy(queued=6))
     with pytest.raises(RateLimited, match="fair share"):

@@ -134,6 +134,24 @@ def test_affinity_leaves_a_worker_that_would_take_much_longer_than_the_best() ->
         assert PartitionRouter(RoutingPolicy.AFFINITY).choose(slow, TOPIC, Route(affinity=b"%d" % number)) == 0
 
 
+def test_a_burst_of_questions_that_nobody_asked_before_is_divided_evenly() -> None:
+    router = PartitionRouter(RoutingPolicy.AFFINITY)
+    workers = [worker("a", 0, max_running_requests=8), worker("b", 1, max_running_requests=8)]
+    counts = Counter(
+        router.choose(workers, TOPIC, Route(tokens=32, affinity=b"question %d" % number)) for number in range(32)
+    )
+    assert abs(counts[0] - counts[1]) <= 2
+    repeated = Counter(router.choose(workers, TOPIC, Route(tokens=32, affinity=b"question 0")) for _ in range(6))
+    assert len(repeated) == 1, "asked again, it is worth waiting for whoever has read it"
+
+
+def test_prefixes_are_forgotten_when_there_are_many() -> None:
+    router = PartitionRouter(RoutingPolicy.AFFINITY)
+    for number in range(5_000):
+        router.choose([worker("a", 0)], TOPIC, Route(affinity=b"%d" % number))
+    assert len(router._prefixes) == 4_096
+
+
 def test_without_a_prefix_affinity_is_adaptive() -> None:
     router = PartitionRouter(RoutingPolicy.AFFINITY)
     workers = [worker("busy", 0, running_requests=20), worker("idle", 1)]

@@ -4,7 +4,7 @@ import pytest
 from aiokafka.structs import TopicPartition
 
 from shared.messaging import deliveries
-from shared.messaging.deliveries import CommitOffset, DeliveryBook
+from shared.messaging.deliveries import CommitOffset, DeliveryBook, KnownCommit
 from shared.messaging.records import SourceRecord
 
 PARTITION = TopicPartition("topic", 0)
@@ -24,7 +24,8 @@ def _record(offset: int, *, timestamp_ms: int | None = None) -> SourceRecord:
 
 def _book(committed: int | None = 0) -> DeliveryBook:
     book = DeliveryBook()
-    book.assign({PARTITION: (committed, frozenset())})
+    if committed is not None:
+        book.assign({PARTITION: KnownCommit(committed)})
     return book
 
 
@@ -44,7 +45,7 @@ def test_a_topic_made_anew_repeats_offsets_but_its_records_are_new() -> None:
     book = _book()
     old = _arrive(book, 0, timestamp_ms=111)
     book.revoke()
-    book.assign({PARTITION: (0, frozenset())})
+    book.assign({PARTITION: KnownCommit(0)})
     new = _arrive(book, 0, timestamp_ms=222)
     assert old is not None
     assert new is not None
@@ -62,7 +63,7 @@ def test_a_completion_remembered_from_an_old_topic_does_not_finish_the_new_ones_
     book.revoke()
     assert old is not None
     old.done()
-    book.assign({PARTITION: (0, frozenset())})
+    book.assign({PARTITION: KnownCommit(0)})
     assert _arrive(book, 0, timestamp_ms=222) is not None
 
 
@@ -72,7 +73,7 @@ def test_a_completion_while_the_partition_is_away_is_remembered() -> None:
     assert delivery is not None
     book.revoke()
     delivery.done()
-    book.assign({PARTITION: (0, frozenset())})
+    book.assign({PARTITION: KnownCommit(0)})
     assert _arrive(book, 0) is None
     assert book.offsets_to_commit([PARTITION]) == {PARTITION: CommitOffset(1, "")}
 
@@ -85,7 +86,7 @@ def test_what_was_committed_meanwhile_is_forgotten() -> None:
         assert delivery is not None
         delivery.done()
     assert len(book._finished_elsewhere) == 3
-    book.assign({PARTITION: (2, frozenset())})
+    book.assign({PARTITION: KnownCommit(2)})
     assert list(book._finished_elsewhere) == [("topic", 0, 2)]
 
 
@@ -118,7 +119,7 @@ def test_the_answer_to_a_commit_of_an_earlier_assignment_says_nothing_about_this
     delivery.done()
     offsets, epoch = book.offsets_to_commit([PARTITION]), book.epoch
     book.revoke()
-    book.assign({PARTITION: (0, frozenset())})
+    book.assign({PARTITION: KnownCommit(0)})
     assert _arrive(book, 0) is not None
     book.committed(offsets, epoch=epoch)
     book._changed.add(PARTITION)
@@ -148,7 +149,7 @@ def test_partitions_that_are_not_assigned_are_not_committed() -> None:
 def test_every_completion_is_announced_once_and_the_oldest_is_known() -> None:
     announced: list[None] = []
     book = DeliveryBook(lambda: announced.append(None))
-    book.assign({PARTITION: (0, frozenset())})
+    book.assign({PARTITION: KnownCommit(0)})
     assert book.oldest_received_at() is None
     first, second = _arrive(book, 0), _arrive(book, 1)
     assert first is not None

@@ -117,6 +117,17 @@ def test_a_librarys_own_handlers_are_taken_away(configure: Configure) -> None:
     assert library.handlers == []
 
 
+def test_a_library_that_repeats_itself_is_written_once_and_our_own_lines_always(configure: Configure) -> None:
+    stream = configure()
+    for attempt in range(3):
+        logging.getLogger("aiokafka.conn").warning("no connection, attempt %s", attempt)
+        structlog.get_logger().warning("commit failed", attempt=attempt)
+    said = [line["message"] for line in lines(stream)]
+    assert said.count("no connection, attempt 0") == 1
+    assert said.count("commit failed") == 3
+    assert len(said) == 4
+
+
 def test_the_level_holds_for_both_worlds(configure: Configure) -> None:
     stream = configure(level="WARNING")
     structlog.get_logger().info("no")
