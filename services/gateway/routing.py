@@ -12,7 +12,6 @@ from services.gateway.routing_policies import CHOICES, Candidate, Route, Routing
 from shared.contracts.fleet import Heartbeat
 from shared.contracts.identifiers import Incarnation
 
-
 _PREFIXES_REMEMBERED = 4_096
 """More than a pool's caches hold."""
 
