@@ -19,6 +19,8 @@ from shared.resilience.clock import Clock
 
 _SMOOTHING = 0.3
 """Of a new measurement; heartbeats come twice a second and already average over 5 s."""
+_LEAST_OF_STEPS = 0.5
+"""Of what a full batch's steps bring, a token a sequence: the measured rate remembers the seconds before it was full."""
 _DEFAULT_TOKENS = 128.0
 _REPORT_DELAY_SECONDS = 0.1
 """From admitting a request to its worker knowing it; what was admitted before is in the next heartbeat."""
@@ -62,6 +64,8 @@ class CapacityModel:
         is_full = heartbeat.running_requests > 0 and not _room(heartbeat, self._asked_tokens(heartbeat.pool))
         if rate <= 0:
             return
+        if is_full and heartbeat.step_seconds > 0:
+            rate = max(rate, _LEAST_OF_STEPS * _in_batch(heartbeat) / heartbeat.step_seconds)
         if known.rate is None:
             known.rate = rate if is_full else None
         elif is_full or rate > known.rate:
@@ -133,12 +137,15 @@ def _queue(worker: Heartbeat) -> int:
     return worker.queued_requests + worker.lag_records
 
 
+def _in_batch(worker: Heartbeat) -> int:
+    return max(0, worker.running_requests + worker.waiting_requests - worker.queued_requests)
+
+
 def _room(worker: Heartbeat, mean_tokens: float) -> int:
     """Requests that would start at once: places in the batch that the KV cache can feed."""
     if worker.is_intake_paused:
         return 0
-    in_batch = max(0, worker.running_requests + worker.waiting_requests - worker.queued_requests)
-    by_batch = max(0, worker.max_running_requests - in_batch)
+    by_batch = max(0, worker.max_running_requests - _in_batch(worker))
     if not worker.kv_block_tokens:
         return by_batch
     by_cache = int(worker.kv_blocks_free * worker.kv_block_tokens / mean_tokens)

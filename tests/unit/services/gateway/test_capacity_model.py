@@ -67,6 +67,16 @@ def test_a_rate_measured_with_room_to_spare_is_not_the_capacity(model: CapacityM
     assert forecast(model, full(rate=80)).requests_per_second == pytest.approx(8)
 
 
+def test_the_first_moment_of_a_full_batch_is_not_judged_by_the_idle_seconds_before_it(model: CapacityModel) -> None:
+    """A worker that takes over a dead one's requests is full at once; its rate is still that of a worker with room."""
+    taken_over = full(queued=3, rate=10, step_seconds=0.01)
+    assert forecast(model, taken_over).wait_seconds == pytest.approx(4 * 10 / (0.5 * 8 / 0.01))
+
+
+def test_a_full_batch_that_drains_faster_than_its_steps_say_is_believed(model: CapacityModel) -> None:
+    assert forecast(model, full(queued=7, step_seconds=0.1)).wait_seconds == pytest.approx(8 * 10 / 80)
+
+
 def test_a_record_about_to_enter_a_batch_with_room_does_not_make_it_full(model: CapacityModel) -> None:
     model.observe(worker(running_requests=2, waiting_requests=1, queued_requests=1, drained_tokens_per_second=5.0))
     assert forecast(model, full(rate=80)).requests_per_second == pytest.approx(8)
