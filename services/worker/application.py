@@ -289,7 +289,7 @@ class Worker:
         await self._connections.broker.publish_heartbeat(self._heartbeats.next())
 
     async def _measure_lag(self) -> None:
-        self._lag = await self._source.measure_lag()
+        self._lag = await self._source.measure_lag() or self._lag
         for topic, records in self._lag.items():
             CONSUMER_LAG.labels(topic=topic).set(records)
 

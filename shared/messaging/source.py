@@ -366,9 +366,15 @@ class RequestSource:
         received_at = self._book.oldest_received_at()
         return 0.0 if received_at is None else time.monotonic() - received_at
 
-    async def measure_lag(self) -> dict[str, int]:
-        """Records per topic that wait in Kafka in our partitions; asks the broker, so not for every heartbeat."""
+    async def measure_lag(self) -> dict[str, int] | None:
+        """Records per topic that wait in Kafka in our partitions; None while these change hands, and nobody knows what
+        of them was read. Asks the broker, so not for every heartbeat."""
+        epoch = self._book.epoch
+        if not self._is_loaded:
+            return None
         lag = await waiting_records(self._consumer_or_fail(), self._all_assigned(), self._book.position)
+        if not self._is_loaded or self._book.epoch != epoch:
+            return None
         return {topic: lag.get(topic, 0) for topic in self._topics}
 
     def _consumer_or_fail(self) -> AIOKafkaConsumer:

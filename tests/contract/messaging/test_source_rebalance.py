@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from aiokafka.structs import TopicPartition
 
 from tests.fixtures.kafka_harness import KafkaHarness, until, until_async
 
@@ -157,3 +158,24 @@ async def test_the_lag_counts_what_waits_in_kafka(harness: KafkaHarness) -> None
     async with harness.source(topic, high_mark=3) as running:
         await running.until_delivered(3)
         assert await running.source.measure_lag() == {topic: 9}
+
+
+async def test_lag_is_unknown_while_partitions_change_hands_not_all_that_was_ever_posted(harness: KafkaHarness) -> None:
+    topic = await harness.create("moving-lag")
+    await harness.post(topic, [b"x"] * 7)
+    async with harness.source(topic) as running:
+        running.finishes_at_once = True
+        await running.until_delivered(7)
+        measured: list[dict[str, int] | None] = []
+        held, revoked = running.source._load_assignment, running.source._partitions_revoked
+
+        async def load_late() -> None:
+            measured.append(await running.source.measure_lag())
+            await held()
+
+        running.source._load_assignment = load_late  # type: ignore[method-assign]
+        await revoked()
+        running.source._partitions_assigned({TopicPartition(topic, 0)})
+        await until(lambda: measured and running.source._is_loaded, what="the partition is loaded again")
+        measured.append(await running.source.measure_lag())
+    assert measured == [None, {topic: 0}]
