@@ -20,7 +20,7 @@ from shared.resilience.clock import Clock
 _SMOOTHING = 0.3
 """Of a new measurement; heartbeats come twice a second and already average over 5 s."""
 _LEAST_OF_STEPS = 0.5
-"""Of what a full batch's steps bring, a token a sequence: the measured rate remembers the seconds before it was full."""
+"""Of what a full batch's steps bring, a token each: the measured rate remembers the seconds before it was full."""
 _DEFAULT_TOKENS = 128.0
 _REPORT_DELAY_SECONDS = 0.1
 """From admitting a request to its worker knowing it; what was admitted before is in the next heartbeat."""
