@@ -35,7 +35,7 @@ from shared.contracts.fleet import FleetCommand, FleetCommandKind, WorkerState
 from shared.contracts.identifiers import WorkerId, new_incarnation
 from shared.contracts.requests import Cancellation, Lane
 from shared.ledger.ledger_clock import LedgerClock
-from shared.messaging.admin import cluster_id
+from shared.messaging.admin import admin_client, cluster_id
 from shared.messaging.dead_letter import DeadLetterLimit
 from shared.resilience.clock import Clock, SystemClock
 from shared.resilience.lifecycle import run_periodically, run_persistently
@@ -54,6 +54,7 @@ _log = structlog.get_logger(__name__)
 _SWEEP_SECONDS = 0.1
 _LAG_SECONDS = 1.0
 _CONCLUDE_SECONDS = 5.0
+_KAFKA_PATIENCE_SECONDS = 5.0
 _MAX_UNFINISHED_SECONDS = 3_600.0
 _RESULT_OVERHEAD_BYTES = 4_096
 
@@ -114,11 +115,6 @@ class Worker:
         self._connections.broker.on_command(self._obey)
         self._connections.broker.on_cancellation(self._write_cancellation)
         await self.health.__aenter__()
-        try:
-            await self._connections.__aenter__()
-        except BaseException:
-            await self.health.__aexit__(None, None, None)
-            raise
         return self
 
     async def __aexit__(
@@ -132,6 +128,9 @@ class Worker:
     async def run(self, stopping: asyncio.Event) -> int:
         """Until `stopping` is set, a command says drain, or the worker has to give up. The exit status."""
         self._stopping = stopping
+        if not await self._kafka_or_stop():
+            return 0
+        await self._connections.__aenter__()
         cluster = self._kafka.cluster or await cluster_id(self._kafka)
         async with asyncio.TaskGroup() as group:
             background, requests = TaskSet(group), TaskSet(group)
@@ -155,6 +154,22 @@ class Worker:
         if isinstance(self.fatal, EngineHopeless):
             raise self.fatal
         return 0 if self.fatal is None else 1
+
+    async def _kafka_or_stop(self) -> bool:
+        """Wait for Kafka, alive and not ready: a process that dies of it is started again, and dies again. False when
+        told to stop before."""
+        waiting = asyncio.create_task(run_persistently("kafka", self._ask_kafka, clock=self._clock))
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            stopping.cancel()
+        return not self._stopping.is_set()
+
+    async def _ask_kafka(self) -> None:
+        async with admin_client(self._kafka, timeout_seconds=_KAFKA_PATIENCE_SECONDS):
+            pass
 
     def _build_path(self, cluster: str, requests: TaskSet) -> RequestPath:
         connections, settings = self._connections, self.settings

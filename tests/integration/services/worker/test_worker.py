@@ -6,10 +6,13 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 
+import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer
 
+from services.cli.embedded.ports import free_port
 from services.worker.application import Worker, build_worker
 from services.worker.settings import WorkerSettings
 from shared.contracts.events import Outcome
@@ -304,6 +307,49 @@ async def test_a_deadline_that_passes_while_running_ends_as_expired_with_the_tok
         await installation.until(lambda: len(installation.results) == 1)
     headers = installation.result_of("late")["headers"]
     assert headers["ce_type"] == b"penstock.inference.expired.v1"
+
+
+async def test_a_worker_that_starts_without_kafka_lives_and_waits_for_it(installation: Installation) -> None:
+    """Bootstrapped through a port at which nobody listens yet."""
+    host, port = installation.kafka.bootstrap_servers.rsplit(":", 1)
+    door = free_port()
+    away = installation.kafka.model_copy(update={"bootstrap_servers": f"127.0.0.1:{door}"})
+    async with build_worker(installation.settings(), away, installation.redis) as worker:
+        stopping = asyncio.Event()
+        task = asyncio.create_task(worker.run(stopping))
+        await asyncio.sleep(1.0)
+        assert not task.done()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{worker.health.port}") as client:
+            assert (await client.get("/livez")).status_code == 200
+            assert (await client.get("/readyz")).status_code == 503
+        async with await asyncio.start_server(partial(_forward, host, int(port)), "127.0.0.1", door):
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while worker._load().state is not WorkerState.READY:
+                    await asyncio.sleep(0.05)
+            stopping.set()
+            assert await asyncio.wait_for(task, DEADLINE_SECONDS) == 0
+
+
+async def test_a_worker_that_waits_for_kafka_can_be_stopped(installation: Installation) -> None:
+    nobody = installation.kafka.model_copy(update={"bootstrap_servers": f"127.0.0.1:{free_port()}"})
+    async with build_worker(installation.settings(), nobody, installation.redis) as worker:
+        stopping = asyncio.Event()
+        task = asyncio.create_task(worker.run(stopping))
+        await asyncio.sleep(0.3)
+        stopping.set()
+        assert await asyncio.wait_for(task, 5.0) == 0
+
+
+async def _forward(host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    far_reader, far_writer = await asyncio.open_connection(host, port)
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(65_536):
+                sink.write(data)
+        sink.close()
+
+    await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
 
 
 async def test_the_command_drain_ends_the_worker_it_names_and_no_other(installation: Installation) -> None:
