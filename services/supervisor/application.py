@@ -149,7 +149,7 @@ class Supervisor:
             epoch = await self._ledger.epoch()
             suspected = self.desk.suspected(self.watch.view)
             silent = list({*self.watch.silent(), *suspected})
-            leased = set(silent) - set(await self._ledger.without_lease(silent)) if silent else set[Incarnation]()
+            unleased = set(await self._ledger.without_lease(silent)) if silent else set[Incarnation]()
         except LedgerUnavailable:
             self.watch.judge(())
             raise
@@ -157,7 +157,13 @@ class Supervisor:
         self._are_leases_trusted = self._grace.looked(
             started_at=started_at, now=self._looked_at, epoch=None if epoch is None else epoch.name
         )
-        self.watch.judge(lost if self._are_leases_trusted else (), leased=leased, suspected=suspected)
+        is_trusted = self._are_leases_trusted
+        self.watch.judge(
+            lost if is_trusted else (),
+            leased=set(silent) - unleased,
+            unleased=unleased if is_trusted else (),
+            suspected=suspected,
+        )
         if lost and self._are_leases_trusted:
             self._takeover_due.set()
 

@@ -39,11 +39,13 @@ def find_losses(
     now: float,
     rules: DetectionRules,
     leased: Collection[Incarnation] = (),
+    unleased: Collection[Incarnation] = (),
     suspected: Collection[Incarnation] = (),
 ) -> list[Loss]:
     """Everybody to be declared lost now.
 
-    `leaseless`: incarnations that own requests and have no lease. `leased`: silent ones that are known to hold one.
+    `leaseless`: incarnations that own requests and have no lease. `leased`: silent ones that are known to hold one;
+    `unleased`: those known to hold none: when nobody is heard at all, that tells a fleet that died from a deaf ear.
     `suspected`: silent in a way that is unlike them, and known to hold none; these need not wait for the limit.
     """
     living = view.living()
@@ -58,6 +60,8 @@ def find_losses(
             reason = "its lease ended while it owned requests"
         elif silence >= rules.silent_after_seconds and not is_deaf and heartbeat.incarnation not in leased:
             reason = f"no heartbeat for {silence:.1f} s"
+        elif silence >= rules.silent_after_seconds and heartbeat.incarnation in unleased:
+            reason = f"no lease, and no heartbeat for {silence:.1f} s"
         elif heartbeat.incarnation in suspected and not is_deaf and heartbeat.incarnation not in leased:
             reason = f"no lease, and no heartbeat for {silence:.1f} s, which is unlike it"
         else:

@@ -66,13 +66,20 @@ class FleetWatch:
         leaseless: Collection[Incarnation],
         *,
         leased: Collection[Incarnation] = (),
+        unleased: Collection[Incarnation] = (),
         suspected: Collection[Incarnation] = (),
     ) -> None:
         """Apply what the leases and the silence say. Called every watch interval."""
         now, now_ms = self._clock.monotonic(), self._clock.now_ms()
         self.leaseless = frozenset(leaseless)
         losses = find_losses(
-            self.view, leaseless=self.leaseless, now=now, rules=self._rules, leased=leased, suspected=suspected
+            self.view,
+            leaseless=self.leaseless,
+            now=now,
+            rules=self._rules,
+            leased=leased,
+            unleased=unleased,
+            suspected=suspected,
         )
         self._apply(fold_losses(self.view, losses, now=now, now_ms=now_ms))
         self.view = forget(self.view, now=now, after_seconds=self._forget_after_seconds)

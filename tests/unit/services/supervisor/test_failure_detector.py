@@ -43,6 +43,14 @@ def test_when_nobody_is_heard_leases_still_count() -> None:
     assert set(lost(fleet(a=0.0, b=1.0), "b.a", now=30.0)) == {"b.a"}
 
 
+def test_a_fleet_that_died_as_a_whole_is_told_from_a_deaf_ear_by_its_leases() -> None:
+    view = fleet(a=0.0, b=1.0)
+    unleased = [Incarnation("a.a"), Incarnation("b.a")]
+    found = find_losses(view, leaseless=(), unleased=unleased, now=5.5, rules=RULES)
+    assert [(loss.worker_id, loss.reason) for loss in found] == [("a", "no lease, and no heartbeat for 5.5 s")]
+    assert len(find_losses(view, leaseless=(), unleased=unleased, now=6.0, rules=RULES)) == 2
+
+
 def test_the_only_worker_is_lost_by_its_own_silence() -> None:
     assert set(lost(fleet(a=0.0), now=5.0)) == {"a.a"}
 
