@@ -16,7 +16,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import httpx
+from redis.asyncio import Redis
 
+from services.cli.commands.orders import give_order
 from services.cli.embedded.stack import EmbeddedStack
 from services.cli.foreign_clients.kafka_client import post
 from shared.contracts.requests import Lane
@@ -29,7 +31,8 @@ DARK = "dark"
 _SETTLE_SECONDS = 4.0
 _READY_SECONDS = 90.0
 _SHARED_PROMPT = "You answer briefly. " * 12
-_STREAMS = 6
+_STREAMS = 12
+"""More than the caches of the workers hold, so that some wait and some are preempted."""
 
 
 @dataclass
@@ -52,7 +55,9 @@ async def load(stack: EmbeddedStack) -> AsyncIterator[None]:
             body = {
                 "model": TINY,
                 "messages": [{"role": "user", "content": f"{_SHARED_PROMPT}{next(numbers) % 7}"}],
-                "max_tokens": 60,
+                # Some are long: a worker that dies has requests in hand.
+                "max_tokens": 60 if next(numbers) % 3 else 400,
+                "ignore_eos": True,
                 "stream": is_streamed,
                 "speculation": "prompt-lookup",
             }
@@ -100,6 +105,9 @@ async def _faults(stack: EmbeddedStack) -> None:
         with contextlib.suppress(ValueError):  # its engine may be starting already
             engine_process_of(worker).kill()
     await asyncio.sleep(_SETTLE_SECONDS)
+    _kill_a_worker(stack)
+    await asyncio.sleep(_SETTLE_SECONDS)
+    await stack.wait_until_ready(timeout_seconds=_READY_SECONDS)
     await _kill_a_worker_while_kafka_is_away(stack)
     await stack.wait_until_ready(timeout_seconds=_READY_SECONDS)
     for supervisor in [service for service in stack.services if service.module == "services.supervisor"]:
@@ -108,6 +116,8 @@ async def _faults(stack: EmbeddedStack) -> None:
     await stack.wait_until_ready(timeout_seconds=_READY_SECONDS)
     assert stack.redis_server is not None
     await _freeze(stack.redis_server.process_id, 6.0)
+    await _quarantine(stack)
+    await _empty_the_ledger(stack)
 
 
 async def _poison(stack: EmbeddedStack) -> None:
@@ -119,7 +129,7 @@ async def _poison(stack: EmbeddedStack) -> None:
 
 async def _leave(stack: EmbeddedStack) -> None:
     """A client that reads a little of a stream and goes away."""
-    body = {"model": TINY, "prompt": "hi", "max_tokens": 1_500, "stream": True, "ignore_eos": True}
+    body = {"model": TINY, "prompt": "hi", "max_tokens": 300, "stream": True, "ignore_eos": True}
     async with httpx.AsyncClient(base_url=stack.http_url, timeout=30) as client:
         with contextlib.suppress(httpx.HTTPError):
             async with client.stream("POST", "/v1/completions", json=body) as response:
@@ -127,13 +137,32 @@ async def _leave(stack: EmbeddedStack) -> None:
                     break
 
 
+async def _quarantine(stack: EmbeddedStack) -> None:
+    for order in ("quarantine", "resume"):
+        await asyncio.to_thread(
+            give_order, stack.supervisor_urls, stack.workers[0].name.removeprefix("worker-"), order, "a test", key=None
+        )
+        await asyncio.sleep(3.0)
+
+
+async def _empty_the_ledger(stack: EmbeddedStack) -> None:
+    """As a Redis that was started again without its data: it is written anew."""
+    async with Redis.from_url(stack.addresses.redis) as redis:
+        await redis.flushall()
+    await asyncio.sleep(_SETTLE_SECONDS)
+
+
 async def _kill_a_worker_while_kafka_is_away(stack: EmbeddedStack) -> None:
     """The take-over fails at first, and works when Kafka is back."""
     assert stack.kafka_server is not None
-    worker = stack.workers[-1]
+    _kill_a_worker(stack)
+    await _freeze(stack.kafka_server.pid, 14.0)
+
+
+def _kill_a_worker(stack: EmbeddedStack) -> None:
+    worker = stack.workers_of("default")[-1]
     if worker.pid is not None:
         os.kill(worker.pid, signal.SIGKILL)
-    await _freeze(stack.kafka_server.pid, 14.0)
 
 
 async def _freeze(pid: int | None, seconds: float) -> None:

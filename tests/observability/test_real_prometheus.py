@@ -58,7 +58,17 @@ async def watched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
         # A cache of a few sequences, so that requests are preempted.
         environment={"PENSTOCK_WORKER_KV_CACHE_BYTES": str(24 * 16 * 4 * 2 * 128 * 4)},
     )
-    plan = StackPlan(data_dir=tmp_path_factory.mktemp("watched"), pools=(pool,), supervisors=2, request_partitions=6)
+    nobody = "http://127.0.0.1:9"
+    dark = PoolPlan(
+        name=scenario.DARK, served_model_name="dark", environment={"PENSTOCK_TELEMETRY_OTLP_ENDPOINT": nobody}
+    )
+    plan = StackPlan(
+        data_dir=tmp_path_factory.mktemp("watched"),
+        pools=(pool, dark),
+        supervisors=2,
+        request_partitions=6,
+        environment={"PENSTOCK_GATEWAY_GRACE_SECONDS": "0.5", "PENSTOCK_SUPERVISOR_SCALING": "default=1..4"},
+    )
     directory = tmp_path_factory.mktemp("prometheus")
     async with EmbeddedStack(plan) as stack:
         with prometheus(directory, stack.targets.file) as server:
