@@ -19,6 +19,7 @@ import httpx
 from redis.asyncio import Redis
 
 from services.cli.commands.orders import give_order
+from services.cli.embedded.service_process import ServiceProcess
 from services.cli.embedded.stack import EmbeddedStack
 from services.cli.foreign_clients.kafka_client import post
 from shared.contracts.requests import Lane
@@ -105,7 +106,7 @@ async def _faults(stack: EmbeddedStack) -> None:
         with contextlib.suppress(ValueError):  # its engine may be starting already
             engine_process_of(worker).kill()
     await asyncio.sleep(_SETTLE_SECONDS)
-    _kill_a_worker(stack)
+    _kill(stack.workers_of("default")[0])
     await asyncio.sleep(_SETTLE_SECONDS)
     await stack.wait_until_ready(timeout_seconds=_READY_SECONDS)
     await _kill_a_worker_while_kafka_is_away(stack)
@@ -115,7 +116,7 @@ async def _faults(stack: EmbeddedStack) -> None:
             os.kill(supervisor.pid, signal.SIGKILL)
     await stack.wait_until_ready(timeout_seconds=_READY_SECONDS)
     assert stack.redis_server is not None
-    await _freeze(stack.redis_server.process_id, 6.0)
+    await asyncio.gather(_freeze(stack.redis_server.process_id, 6.0), _ask_in_vain(stack))
     await _quarantine(stack)
     await _empty_the_ledger(stack)
 
@@ -137,6 +138,16 @@ async def _leave(stack: EmbeddedStack) -> None:
                     break
 
 
+async def _ask_in_vain(stack: EmbeddedStack) -> None:
+    """New requests while nobody can answer: the callers of the load wait for their old ones."""
+    await asyncio.sleep(1.0)
+    body = {"model": TINY, "prompt": "hi", "max_tokens": 4}
+    async with httpx.AsyncClient(base_url=stack.http_url, timeout=10) as client:
+        for _ in range(3):
+            with contextlib.suppress(httpx.HTTPError):
+                await client.post("/v1/completions", json=body)
+
+
 async def _quarantine(stack: EmbeddedStack) -> None:
     for order in ("quarantine", "resume"):
         await asyncio.to_thread(
@@ -155,12 +166,11 @@ async def _empty_the_ledger(stack: EmbeddedStack) -> None:
 async def _kill_a_worker_while_kafka_is_away(stack: EmbeddedStack) -> None:
     """The take-over fails at first, and works when Kafka is back."""
     assert stack.kafka_server is not None
-    _kill_a_worker(stack)
+    _kill(stack.workers_of("default")[-1])  # not the same one: who dies three times is given up
     await _freeze(stack.kafka_server.pid, 14.0)
 
 
-def _kill_a_worker(stack: EmbeddedStack) -> None:
-    worker = stack.workers_of("default")[-1]
+def _kill(worker: ServiceProcess) -> None:
     if worker.pid is not None:
         os.kill(worker.pid, signal.SIGKILL)
 
