@@ -142,10 +142,9 @@ async def _ask_in_vain(stack: EmbeddedStack) -> None:
     """New requests while nobody can answer: the callers of the load wait for their old ones."""
     await asyncio.sleep(1.0)
     body = {"model": TINY, "prompt": "hi", "max_tokens": 4}
-    async with httpx.AsyncClient(base_url=stack.http_url, timeout=10) as client:
-        for _ in range(3):
-            with contextlib.suppress(httpx.HTTPError):
-                await client.post("/v1/completions", json=body)
+    async with httpx.AsyncClient(base_url=stack.http_url, timeout=20) as client:
+        asked = [client.post("/v1/completions", json=body) for _ in range(3)]
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def _quarantine(stack: EmbeddedStack) -> None:
@@ -167,7 +166,7 @@ async def _kill_a_worker_while_kafka_is_away(stack: EmbeddedStack) -> None:
     """The take-over fails at first, and works when Kafka is back."""
     assert stack.kafka_server is not None
     _kill(stack.workers_of("default")[-1])  # not the same one: who dies three times is given up
-    await _freeze(stack.kafka_server.pid, 14.0)
+    await asyncio.gather(_freeze(stack.kafka_server.pid, 14.0), _ask_in_vain(stack))
 
 
 def _kill(worker: ServiceProcess) -> None:
