@@ -33,7 +33,7 @@ from services.cli.embedded.stack import EmbeddedStack
 FACTORS = (0.5, 0.9, 1.5, 3.0, 5.0)
 RECOVERY_SECONDS = 10.0
 RECOVERY_FACTOR = 0.5
-_MARGIN = 0.6
+_MARGIN = 0.5
 """The gateway's objective below the one that is judged: heartbeats are half a second old, rates averaged over five."""
 _SETTLE_SECONDS = 60.0
 _KV_CACHE_BYTES = 96 * 2**20
