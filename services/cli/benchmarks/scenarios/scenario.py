@@ -68,7 +68,7 @@ async def scenario_stack(
             pools=(pool,),
             redis=redis,
             environment={
-                "PENSTOCK_SLO_INTERACTIVE_FIRST_TOKEN_MS": str(round(FIRST_TOKEN_SECONDS * 600)),
+                "PENSTOCK_SLO_INTERACTIVE_FIRST_TOKEN_MS": str(round(FIRST_TOKEN_SECONDS * 500)),
                 "PENSTOCK_TELEMETRY_TRACE_SAMPLE_RATIO": "0.01",
                 "PENSTOCK_TELEMETRY_LOG_LEVEL": "WARNING",
                 **(environment or {}),
