@@ -43,19 +43,21 @@ def fetch_service_levels(base_url: str) -> dict[str, Any]:
 
 def slo_table(view: dict[str, Any]) -> Table:
     """80 columns. `5m`, `1h`, `6h`: burn rates; 1 spends the budget exactly in its window."""
-    table = Table(title="Service levels", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("lane", "tenant", "objective"):
-        table.add_column(column, no_wrap=True)
-    for column in ("target", "events", "bad", "budget", "5m", "1h", "6h"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("alert")
+    table = Table(
+        title="Service levels", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 0), pad_edge=False
+    )
+    for column, width in (("lane", 11), ("tenant", 9), ("objective", 12)):
+        table.add_column(column, no_wrap=True, overflow="ellipsis", max_width=width)
+    for column, width in (("target", 6), ("events", 6), ("bad", 4), ("budget", 6), ("5m", 5), ("1h", 5), ("6h", 5)):
+        table.add_column(column, justify="right", no_wrap=True, min_width=width)
+    table.add_column("alert", no_wrap=True)
     for entry in view["objectives"]:
         burn = entry["burn"]
         table.add_row(
             entry["lane"],
             entry["tenant"],
             entry["objective"],
-            f"{entry['target']:.2%}",
+            f"{100 * entry['target']:g}%",
             str(entry["events"]),
             str(entry["bad"]),
             f"{entry['budget_left']:.0%}",

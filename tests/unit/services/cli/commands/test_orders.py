@@ -79,5 +79,5 @@ def test_an_order_to_nobody_fails() -> None:
 def test_service_levels_are_a_table(supervisor: str) -> None:
     result = CliRunner().invoke(app, ["slo", "--url", supervisor], env={"COLUMNS": "160"})
     assert result.exit_code == 0
-    for part in ("interactive", "acme", "availability", "99.90%", "-9900%", "page"):
+    for part in ("interactive", "acme", "availability", "99.9%", "-9900%", "page"):
         assert part in result.output
