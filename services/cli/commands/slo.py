@@ -48,7 +48,7 @@ def slo_table(view: dict[str, Any]) -> Table:
     )
     for column, width in (("lane", 11), ("tenant", 9), ("objective", 12)):
         table.add_column(column, no_wrap=True, overflow="ellipsis", max_width=width)
-    for column, width in (("target", 6), ("events", 6), ("bad", 4), ("budget", 6), ("5m", 5), ("1h", 5), ("6h", 5)):
+    for column, width in (("target", 6), ("bad", 5), ("budget", 6), ("5m", 5), ("1h", 5), ("6h", 5)):
         table.add_column(column, justify="right", no_wrap=True, min_width=width)
     table.add_column("alert", no_wrap=True)
     for entry in view["objectives"]:
@@ -58,7 +58,6 @@ def slo_table(view: dict[str, Any]) -> Table:
             entry["tenant"],
             entry["objective"],
             f"{100 * entry['target']:g}%",
-            str(entry["events"]),
             str(entry["bad"]),
             f"{entry['budget_left']:.0%}",
             *(f"{burn[window]:.1f}" for window in ("5m", "60m", "360m")),
