@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from services.worker.engine.config import EngineConfig, Verifier
 from services.worker.engine.engine import Engine
+from services.worker.offline.speculation_plan import Setting, crossed, everything, one_at_a_time, quick
 from services.worker.offline.speculation_run import (
     Run,
     answer,
@@ -28,7 +29,7 @@ from services.worker.offline.speculation_run import (
     expected_tokens,
     predicted_speed_up,
 )
-from services.worker.offline.speculation_tasks import LONG_TOKENS, TASKS, task_prompts
+from services.worker.offline.speculation_tasks import LONG_TOKENS, TASKS, is_long, task_prompts
 from shared.tokenization.tokenizer import Tokenizer
 from shared.tokenization.tokenizer_error import TokenizerError
 
@@ -43,13 +44,12 @@ Report = Callable[[str], None]
 class Plan:
     model: Path
     methods: tuple[str, ...]
-    lengths: tuple[int, ...]
-    temperatures: tuple[float, ...]
-    tasks: tuple[str, ...]
-    batches: tuple[int, ...]
+    settings: tuple[Setting, ...]
     verifiers: tuple[str, ...]
     kv_cache: str
     output_tokens: int
+    answers: int
+    """Of a row, and two for each sequence of its batch at least."""
     num_threads: int | None
     draft_model: Path | None = None
     context_tokens: int = LONG_TOKENS
@@ -89,9 +89,11 @@ def run_benchmark(plan: Plan, report: Report) -> list[Row]:
     rows: list[Row] = []
     for method in plan.methods:
         for verifier in plan.verifiers:
-            for length in plan.lengths:
+            for length in dict.fromkeys(setting.length for setting in plan.settings):
                 report(f"{method}, {length} tokens, {verifier}")
-                rows += _rows_of(plan, tokenizer, method, verifier, length, report, with_baseline=not rows)
+                settings = [setting for setting in plan.settings if setting.length == length]
+                known = {(row.temperature, row.task, row.batch) for row in rows}
+                rows += _rows_of(plan, tokenizer, method, verifier, settings, known, report)
                 gc.collect()
     return rows
 
@@ -101,27 +103,35 @@ def _rows_of(
     tokenizer: Tokenizer,
     method: str,
     verifier: str,
-    length: int,
+    settings: list[Setting],
+    known: set[tuple[float, str, int]],
     report: Report,
-    *,
-    with_baseline: bool,
 ) -> list[Row]:
+    """Settings of one draft length, by one engine. `known`: what has its row without drafts."""
+    length = settings[0].length
     engine = _load(plan, method, verifier, length)
     rows = []
-    for task in plan.tasks:
-        for batch in plan.batches:
-            prompts = task_prompts(task, tokenizer, batch, context_tokens=plan.context_tokens)
-            for temperature in plan.temperatures:
-                without, run = _fastest(engine, prompts, plan, temperature, method)
-                place = {"verifier": verifier, "temperature": temperature, "task": task, "batch": batch}
-                if with_baseline:
-                    rows.append(_row(_NONE, 0, without, without, **place))
-                rows.append(_row(method, length, run, without, **place))
-                report(_line(rows[-1]))
+    for setting in settings:
+        number = max(plan.answers, 2 * setting.batch if setting.batch > 1 else 1)
+        prompts = task_prompts(setting.task, tokenizer, number, context_tokens=plan.context_tokens)
+        ends = sorted(tokenizer.eos_token_ids)
+        without, run = _fastest(engine, prompts, ends, plan, setting, method)
+        place = {
+            "verifier": verifier,
+            "temperature": setting.temperature,
+            "task": setting.task,
+            "batch": setting.batch,
+        }
+        if (setting.temperature, setting.task, setting.batch) not in known:
+            rows.append(_row(_NONE, 0, without, without, **place))
+        rows.append(_row(method, length, run, without, **place))
+        report(_line(rows[-1]))
     return rows
 
 
-def _fastest(engine: Engine, prompts: list[list[int]], plan: Plan, temperature: float, method: str) -> tuple[Run, Run]:
+def _fastest(
+    engine: Engine, prompts: list[list[int]], ends: list[int], plan: Plan, setting: Setting, method: str
+) -> tuple[Run, Run]:
     """Without and with drafts in turn; of each the fastest."""
     found: dict[str, list[Run]] = {_NONE: [], method: []}
     for _ in range(plan.repeats):
@@ -129,8 +139,10 @@ def _fastest(engine: Engine, prompts: list[list[int]], plan: Plan, temperature: 
             run = answer(
                 engine,
                 prompts,
-                temperature=temperature,
+                batch=setting.batch,
+                temperature=setting.temperature,
                 output_tokens=plan.output_tokens,
+                eos_token_ids=ends,
                 method=name,
                 clock=plan.clock,
             )
@@ -165,7 +177,9 @@ def _line(row: Row) -> str:
 
 
 def _load(plan: Plan, method: str, verifier: str, length: int) -> Engine:
-    longest = max(plan.context_tokens if "4k context" in plan.tasks else 0, 1024) + plan.output_tokens + length
+    most = max(setting.batch for setting in plan.settings)
+    has_long = any(is_long(setting.task) for setting in plan.settings)
+    longest = max(plan.context_tokens if has_long else 0, 1024) + plan.output_tokens + length
     return Engine.load(
         EngineConfig(
             model=plan.model,
@@ -176,9 +190,9 @@ def _load(plan: Plan, method: str, verifier: str, length: int) -> Engine:
             verifier=Verifier(verifier),
             max_draft_tokens=length,
             fixed_draft_tokens=True,
-            max_running_sequences=max(plan.batches),
-            max_waiting_sequences=max(plan.batches),
-            num_kv_blocks=(longest // _BLOCK_TOKENS + 2) * (max(plan.batches) + 1),
+            max_running_sequences=most,
+            max_waiting_sequences=most,
+            num_kv_blocks=(longest // _BLOCK_TOKENS + 2) * (most + 1),
             enable_prefix_cache=False,
         ),
         clock=plan.clock,
@@ -212,54 +226,75 @@ def result_table(rows: list[Row]) -> Table:
     return table
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+def _settings(
+    lengths: str | None,
+    temperatures: str | None,
+    tasks: str | None,
+    batches: str | None,
+    *,
+    is_quick: bool,
+    is_full: bool,
+) -> tuple[Setting, ...]:
+    """Raises ValueError."""
+    chosen: dict[str, Any] = {}
+    if lengths is not None:
+        chosen["lengths"] = tuple(int(part) for part in lengths.split(","))
+    if temperatures is not None:
+        chosen["temperatures"] = tuple(float(part) for part in temperatures.split(","))
+    if tasks is not None:
+        chosen["tasks"] = tuple(tasks.split(","))
+    if batches is not None:
+        chosen["batches"] = tuple(int(part) for part in batches.split(","))
+    if chosen and (is_quick or is_full):
+        raise ValueError(f"--quick and --full choose the rows; so do {', '.join(f'--{name}' for name in chosen)}")
+    if chosen:
+        return crossed(**chosen)
+    if is_full:
+        return everything()
+    return quick() if is_quick else one_at_a_time()
 
 
 def _command(
     model: Annotated[Path, typer.Option(help="Directory of a Hugging Face checkpoint with its tokenizer.")],
     methods: Annotated[str, typer.Option(help="Drafts, with commas between.")] = _METHODS,
     draft_model: Annotated[Path | None, typer.Option(help="Directory of a smaller model, for draft-model.")] = None,
-    lengths: Annotated[str, typer.Option(help="Tokens of a draft.")] = "1,2,3,4,5,6,7,8",
-    temperatures: Annotated[str, typer.Option(help="0 is greedy.")] = "0,0.7,1",
-    tasks: Annotated[str, typer.Option(help=f"Of {', '.join(TASKS)}.")] = ",".join(TASKS),
-    batches: Annotated[str, typer.Option(help="Sequences at once.")] = "1,4,16",
+    lengths: Annotated[str | None, typer.Option(help="Tokens of a draft; lists are crossed with one another.")] = None,
+    temperatures: Annotated[str | None, typer.Option(help="0 is greedy.")] = None,
+    tasks: Annotated[str | None, typer.Option(help=f"Of {', '.join(TASKS)}.")] = None,
+    batches: Annotated[str | None, typer.Option(help="Sequences at once.")] = None,
     verifiers: Annotated[str, typer.Option(help="coupled, rejection, or both.")] = "coupled",
     kv_cache: Annotated[str, typer.Option(help="16bit, or int8: the draft reads its upper halves.")] = "16bit",
-    output_tokens: Annotated[int, typer.Option(min=8, help="Tokens of each answer.")] = 96,
+    output_tokens: Annotated[int, typer.Option(min=8, help="Of an answer that does not end before.")] = 96,
+    answers: Annotated[int, typer.Option(min=1, help="Of a row; at least two for each sequence of a batch.")] = 4,
     context_tokens: Annotated[int, typer.Option(min=64, help="Of the long task.")] = LONG_TOKENS,
     repeats: Annotated[int, typer.Option(min=1, help="Of each pair; the fastest counts.")] = 1,
     processor_time: Annotated[
         bool, typer.Option("--processor-time", help="On a busy machine: speed by the processor time of one thread.")
     ] = False,
     num_threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    quick: Annotated[
+    is_quick: Annotated[
         bool, typer.Option("--quick", help="k = 4 and 8, greedy and 1.0, chat and code, batch 1.")
     ] = False,
+    is_full: Annotated[bool, typer.Option("--full", help="Everything crossed: a night.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure drafts."""
+    """Measure drafts: the quick rows, and draft length, temperature, task and batch each by itself."""
     errors = Console(stderr=True)
     try:
         plan = Plan(
             model=model,
             methods=tuple(methods.split(",")),
-            lengths=(4, 8) if quick else tuple(int(length) for length in _numbers(lengths)),
-            temperatures=(0.0, 1.0) if quick else _numbers(temperatures),
-            tasks=("chat", "edit code") if quick else tuple(tasks.split(",")),
-            batches=(1,) if quick else tuple(int(size) for size in _numbers(batches)),
+            settings=_settings(lengths, temperatures, tasks, batches, is_quick=is_quick, is_full=is_full),
             verifiers=tuple(verifiers.split(",")),
             kv_cache=kv_cache,
             output_tokens=output_tokens,
+            answers=answers,
             draft_model=draft_model,
             context_tokens=context_tokens,
             repeats=repeats,
             num_threads=num_threads,
             counts_processor_time=processor_time,
         )
-        unknown = set(plan.tasks) - set(TASKS)
-        if unknown:
-            raise ValueError(f"no such tasks: {', '.join(sorted(unknown))}; there are {', '.join(TASKS)}")
         rows = run_benchmark(plan, lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True))
     except (TokenizerError, ValueError, OSError) as error:
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)

@@ -56,28 +56,35 @@ def answer(
     engine: Engine,
     prompts: list[list[int]],
     *,
+    batch: int,
     temperature: float,
     output_tokens: int,
+    eos_token_ids: list[int],
     method: str,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Run:
-    """All prompts at once; `clock` is the engine's. Raises ValueError for what the engine refuses."""
-    for index, prompt in enumerate(prompts):
-        engine.submit(
-            Submit(
-                request_id=str(index),
-                choices=[ChoiceStart(index=0, prompt_token_ids=prompt, seed=1000 + index)],
-                sampling=SamplingParameters(
-                    temperature=temperature, max_tokens=output_tokens, seed=1000 + index, ignore_eos=True
-                ),
-                eos_token_ids=[],
-                speculation=method,
-            )
-        )
+    """`batch` prompts at once, the next one when one has ended. An answer ends as it would for its reader: behind an
+    end token the model talks to itself, and what it says there is no task. `clock` is the engine's.
+
+    Raises ValueError for what the engine refuses.
+    """
     tokens: dict[str, list[int]] = {str(index): [] for index in range(len(prompts))}
-    decoded = drafted = accepted = judged = sequence_steps = steps = 0
+    waiting = [
+        Submit(
+            request_id=str(index),
+            choices=[ChoiceStart(index=0, prompt_token_ids=prompt, seed=1000 + index)],
+            sampling=SamplingParameters(temperature=temperature, max_tokens=output_tokens, seed=1000 + index),
+            eos_token_ids=eos_token_ids,
+            speculation=method,
+        )
+        for index, prompt in reversed(list(enumerate(prompts)))
+    ]
+    decoded = drafted = accepted = judged = sequence_steps = steps = running = 0
     decode_seconds = draft_seconds = 0.0
-    while engine.has_work:
+    while waiting or running:
+        while waiting and running < batch:
+            engine.submit(waiting.pop())
+            running += 1
         began = clock()
         result = engine.step()
         seconds = clock() - began
@@ -85,6 +92,7 @@ def answer(
             raise ValueError(f"the engine refuses the benchmark's request: {refused.message}")
         is_decode = result.statistics.num_prefill_tokens == 0
         for event in result.tokens:
+            running -= event.finish_reason is not None
             tokens[event.request_id].extend(event.token_ids)
             if is_decode:
                 decoded += len(event.token_ids)

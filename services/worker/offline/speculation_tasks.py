@@ -22,6 +22,10 @@ _QUESTIONS = (
 _FUNCTIONS = ("total", "average", "largest", "shorten", "parse", "collect", "count", "merge")
 
 
+def is_long(task: str) -> bool:
+    return task == TASKS[-1]
+
+
 def task_prompts(task: str, tokenizer: Tokenizer, count: int, *, context_tokens: int = LONG_TOKENS) -> list[list[int]]:
     """`count` prompts of one of TASKS; those of the long one have about `context_tokens` tokens."""
     text = builtin_text(Part.HELD)

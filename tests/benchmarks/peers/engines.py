@@ -1,6 +1,7 @@
 """One engine behind three calls, in a process and an environment of its own: `python engines.py NAME MODEL THREADS`.
 
-Reads one JSON object a line and answers one: {"batch_size", ...} -> {"seconds"}, {"arrivals"} -> {"token_seconds"}.
+Reads one JSON object a line and answers one: {"batch_size", ...} -> {"seconds"}, {"arrivals"} -> {"token_seconds"},
+{"questions"} -> {"answers": [[token ids, seconds of each], ...]}.
 Imports nothing of this project but the engine itself, which only `penstock` needs: peers have other environments.
 """
 
@@ -12,7 +13,7 @@ import os
 import random
 import sys
 import time
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 Prompts = list[list[int]]
 MAX_TOKENS = 4352
@@ -32,6 +33,7 @@ def draw_prompts(count: int, length: int, vocabulary_size: int, seed: int = 0) -
 
 class Penstock:
     settings = "native kernels, prefix cache off, max_tokens_per_step 2048"
+    speculation = "none"
 
     def __init__(self, model: str, threads: int) -> None:
         from pathlib import Path
@@ -48,16 +50,17 @@ class Penstock:
                 max_tokens_per_step=2048,
                 max_running_sequences=MOST_SEQUENCES,
                 enable_prefix_cache=False,
+                speculation=self.speculation,
             )
         )
 
-    def _submit(self, name: str, prompt: list[int], num_tokens: int) -> None:
+    def _submit(self, name: str, prompt: list[int], num_tokens: int, ends: list[int] | None = None) -> None:
         from services.worker.engine.events import ChoiceStart, Submit
         from shared.contracts.sampling import SamplingParameters
 
-        sampling = SamplingParameters(temperature=0.0, max_tokens=num_tokens, ignore_eos=True)
+        sampling = SamplingParameters(temperature=0.0, max_tokens=num_tokens, ignore_eos=ends is None)
         start = ChoiceStart(index=0, prompt_token_ids=prompt)
-        self.engine.submit(Submit(request_id=name, choices=[start], sampling=sampling, eos_token_ids=[]))
+        self.engine.submit(Submit(request_id=name, choices=[start], sampling=sampling, eos_token_ids=ends or []))
 
     def generate(self, prompts: Prompts, num_tokens: int) -> None:
         for index, prompt in enumerate(prompts):
@@ -83,10 +86,29 @@ class Penstock:
                 times[int(event.request_id)].extend([now] * len(event.token_ids))
         return times
 
+    def one_by_one(self, questions: Prompts, num_tokens: int, ends: list[int]) -> list[tuple[list[int], list[float]]]:
+        answers = []
+        for prompt in questions:
+            self._submit("question", prompt, num_tokens, ends)
+            token_ids: list[int] = []
+            times: list[float] = []
+            while self.engine.has_work:
+                for event in self.engine.step().tokens:
+                    token_ids += event.token_ids
+                    times += [time.perf_counter()] * len(event.token_ids)
+            answers.append((token_ids, times))
+        return answers
+
+
+class PenstockLookup(Penstock):
+    settings = f"{Penstock.settings}, speculation=prompt-lookup"
+    speculation = "prompt-lookup"
+
 
 class Vllm:
     """AsyncLLM for both: what `vllm serve` runs on."""
 
+    speculative_config: ClassVar[dict[str, Any] | None] = None
     settings = "AsyncLLM, bfloat16, prefix caching off, VLLM_CPU_KVCACHE_SPACE=2, compiled (its default)"
 
     def __init__(self, model: str, threads: int) -> None:
@@ -106,6 +128,7 @@ class Vllm:
             max_num_seqs=MOST_SEQUENCES,
             max_num_batched_tokens=max(2048, MAX_TOKENS),
             enable_prefix_caching=False,
+            speculative_config=self.speculative_config,
         )
 
         async def build() -> Any:
@@ -143,6 +166,34 @@ class Vllm:
             return list(await asyncio.gather(*[later(index) for index in range(len(arrivals))]))
 
         return self.loop.run_until_complete(everything())
+
+    def one_by_one(self, questions: Prompts, num_tokens: int, ends: list[int]) -> list[tuple[list[int], list[float]]]:
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(temperature=0.0, max_tokens=num_tokens, stop_token_ids=ends, detokenize=False)
+
+        async def one(prompt: list[int]) -> tuple[list[int], list[float]]:
+            token_ids: list[int] = []
+            times: list[float] = []
+            name = f"question-{time.perf_counter()}"
+            async for output in self.engine.generate({"prompt_token_ids": prompt}, parameters, name):
+                token_ids = list(output.outputs[0].token_ids)
+                times += [time.perf_counter()] * (len(token_ids) - len(times))
+            return token_ids, times
+
+        return [self.loop.run_until_complete(one(prompt)) for prompt in questions]
+
+
+class VllmNgram(Vllm):
+    """Its settings for the lookup of 2 to 4 tokens; 4 drafted, as ours at most when nothing else is set."""
+
+    speculative_config: ClassVar[dict[str, Any] | None] = {
+        "method": "ngram",
+        "num_speculative_tokens": 4,
+        "prompt_lookup_max": 4,
+        "prompt_lookup_min": 2,
+    }
+    settings = f"{Vllm.settings}, {speculative_config}"
 
 
 class Transformers:
@@ -203,10 +254,19 @@ class LlamaCpp:
             tokens = [int(logits.argmax())]
 
 
-ENGINES = {"penstock": Penstock, "vllm": Vllm, "transformers": Transformers, "llama.cpp": LlamaCpp}
+ENGINES = {
+    "penstock": Penstock,
+    "penstock prompt-lookup": PenstockLookup,
+    "vllm": Vllm,
+    "vllm n-gram": VllmNgram,
+    "transformers": Transformers,
+    "llama.cpp": LlamaCpp,
+}
 
 
 def answer(engine: Any, request: dict[str, Any]) -> dict[str, Any]:
+    if "questions" in request:
+        return {"answers": engine.one_by_one(request["questions"], request["output_tokens"], request["ends"])}
     vocabulary_size = request["vocabulary_size"]
     if "arrivals" in request:
         arrivals = request["arrivals"]

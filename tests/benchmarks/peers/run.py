@@ -44,10 +44,14 @@ def shapes(*, quick: bool) -> list[Shape]:
     return found
 
 
+def is_own(engine: str) -> bool:
+    return engine.startswith("penstock")
+
+
 class PeerProcess:
     def __init__(self, name: str, python: Path, model: Path, threads: int, log: Path) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-        if name == "penstock":
+        if is_own(name):
             environment = with_short_spins({**environment, "PYTHONPATH": str(_ROOT)})
         else:
             environment.pop("PYTHONPATH", None)
@@ -173,7 +177,7 @@ def compare(model: Path, python: Path, arguments: argparse.Namespace, keep: Call
     processes = []
     try:
         for name in arguments.engines.split(","):
-            own = Path(sys.executable) if name == "penstock" else python
+            own = Path(sys.executable) if is_own(name) else python
             process = PeerProcess(name, own, model, arguments.threads, logs / f"{model.name}-{name}.log")
             processes.append(process)
             report.settings[name] = process.settings

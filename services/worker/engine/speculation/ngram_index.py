@@ -1,6 +1,14 @@
 """Where runs of tokens occurred before, newest first. Knows tokens only."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Match(NamedTuple):
+    """`place`: behind an earlier occurrence of the `length` tokens that the text ends with."""
+
+    place: int
+    length: int
 
 
 class NgramIndex:
@@ -19,13 +27,13 @@ class NgramIndex:
                     self._places[tuple(text[end - size : end])] = end
         self._num_indexed = max(self._num_indexed, len(text))
 
-    def find(self, text: Sequence[int]) -> int | None:
-        """The place behind the latest occurrence of the longest run that `text` ends with."""
+    def find(self, text: Sequence[int]) -> Match | None:
+        """The latest occurrence of the longest run that `text` ends with."""
         for size in self._sizes:
             if size <= len(text):
                 place = self._places.get(tuple(text[len(text) - size :]))
                 if place is not None:
-                    return place
+                    return Match(place, size)
         return None
 
 

@@ -12,7 +12,9 @@ from services.worker.engine.speculation.ngram_index import NgramIndex, continue_
 from services.worker.engine.speculation.prediction import FollowedPrediction
 from services.worker.engine.speculation.shared_text import SharedText
 
-_SIZES = (4, 3, 2)
+_SIZES = (4, 3, 2, 1)
+# A run of one or two tokens is found by chance, too, so it is worth a short draft: docs/speculation.md.
+_MOST_TOKENS = {1: 2, 2: 4}
 
 
 class PromptLookup:
@@ -45,7 +47,9 @@ class PromptLookup:
         if index is None:
             index = self._indexes[sequence] = NgramIndex(_SIZES)
         index.extend(sequence.token_ids)
-        place = index.find(sequence.token_ids)
-        if place is not None:
-            return continue_from(sequence.token_ids, place, num_tokens)
-        return self._shared.continuation(sequence.tenant, sequence.token_ids, num_tokens)
+        own = index.find(sequence.token_ids)
+        if own is None or own.length < SharedText.LEAST_TOKENS:
+            shared = self._shared.continuation(sequence.tenant, sequence.token_ids, num_tokens)
+            if shared or own is None:
+                return shared
+        return continue_from(sequence.token_ids, own.place, min(num_tokens, _MOST_TOKENS.get(own.length, num_tokens)))

@@ -7,11 +7,13 @@ from collections import OrderedDict
 
 from services.worker.engine.speculation.ngram_index import NgramIndex
 
-_SIZES = (4, 3)
+_SIZES = (4, 3)  # fewer tokens say nothing of another text
 _MOST_TENANTS = 64
 
 
 class SharedText:
+    LEAST_TOKENS = min(_SIZES)
+
     def __init__(self, max_tokens: int) -> None:
         """`max_tokens` of each tenant; 0 remembers nothing."""
         self._max_tokens = max_tokens
@@ -33,5 +35,5 @@ class SharedText:
 
     def continuation(self, tenant: str, token_ids: list[int], num_tokens: int) -> tuple[int, ...]:
         text, index = self._tenants.get(tenant, ([], None))
-        place = None if index is None else index.find(token_ids)
-        return () if place is None else tuple(text[place : place + num_tokens])
+        match = None if index is None else index.find(token_ids)
+        return () if match is None else tuple(text[match.place : match.place + num_tokens])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.worker.offline.speculation_benchmark import Plan, Row, result_table, run_benchmark
+from services.worker.offline.speculation_plan import crossed
 from services.worker.offline.speculation_run import expected_tokens
 from tests.builders import tiny_checkpoint
 
@@ -19,10 +20,8 @@ def rows(checkpoint: Path) -> list[Row]:
     plan = Plan(
         model=checkpoint,
         methods=("draft-model", "lookahead"),
-        lengths=(3,),
-        temperatures=(0.0, 1.0),
-        tasks=("chat",),
-        batches=(1, 2),
+        settings=crossed(lengths=(3,), temperatures=(0.0, 1.0), tasks=("chat",), batches=(1, 2)),
+        answers=2,
         counts_processor_time=True,
         verifiers=("coupled",),
         kv_cache="16bit",

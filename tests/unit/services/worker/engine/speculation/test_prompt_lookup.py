@@ -30,6 +30,12 @@ def test_the_latest_of_equal_runs_counts() -> None:
     assert guess(PromptLookup(), make_sequence([1, 2, 5, 1, 2, 6, 1, 2]), 1) == (6,)
 
 
+def test_a_run_that_may_have_come_by_chance_has_a_short_draft() -> None:
+    assert guess(PromptLookup(), make_sequence([1, 2, 3, 4, 5, 6, 7, 8, 1]), 8) == (2, 3)
+    assert guess(PromptLookup(), make_sequence([1, 2, 3, 4, 5, 6, 7, 8, 1, 2]), 8) == (3, 4, 5, 6)
+    assert guess(PromptLookup(), make_sequence([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3]), 5) == (4, 5, 6, 7, 8)
+
+
 def test_a_loop_goes_on_as_a_loop() -> None:
     assert guess(PromptLookup(), make_sequence([7, 8, 9, 7, 8, 9, 7, 8]), 7) == (9, 7, 8, 9, 7, 8, 9)
     assert continue_from([5, 5], 1, 3) == (5, 5, 5)
@@ -83,6 +89,13 @@ def test_what_a_tenant_has_said_is_found_by_its_next_sequence_and_by_no_other_te
     ended(lookup, [1, 2, 3, 4, 5, 6, 7], "lake")
     assert guess(lookup, make_sequence([30, 2, 3, 4], salt="lake")) == (5, 6, 7)
     assert guess(lookup, make_sequence([30, 2, 3, 4], salt="river")) == ()
+
+
+def test_three_tokens_of_another_text_say_more_than_two_of_the_own_one() -> None:
+    lookup = PromptLookup(shared_text_tokens=100)
+    ended(lookup, [1, 2, 3, 4, 5, 6, 7], "lake")
+    assert guess(lookup, make_sequence([3, 4, 60, 30, 2, 3, 4], salt="lake")) == (5, 6, 7)
+    assert guess(lookup, make_sequence([2, 3, 4, 60, 30, 2, 3, 4], salt="lake")) == (60, 30, 2, 3)
 
 
 def test_shared_text_is_bounded_and_off_when_it_has_no_room() -> None:
