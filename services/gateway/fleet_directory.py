@@ -94,18 +94,18 @@ class FleetDirectory:
 
     def pool_of(self, model: str) -> str:
         """The pool to ask for `model`. Raises `NoWorkerReady` (come back) or `UnknownModel` (never here)."""
-        pools = {
-            worker.pool
-            for worker in self.live_workers()
-            if worker.state is WorkerState.READY and model in worker.models
-        }
+        ready = [
+            worker for worker in self.live_workers() if worker.state is WorkerState.READY and model in worker.models
+        ]
+        pools = {worker.pool for worker in ready if not worker.is_quarantined}
         if self._default_pool in pools:
             return self._default_pool
         if pools:
             return min(pools)
         if self._was_seen_lately(model):
+            reason = ": all of them are quarantined" if ready else ""
             raise NoWorkerReady(
-                f"no worker is ready for the model `{model}` right now",
+                f"no worker is ready for the model `{model}` right now{reason}",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         if not self.is_heard:

@@ -42,7 +42,8 @@ class Leadership:
         return self._fence if self.is_leader else None
 
     async def campaign(self) -> bool:
-        """Become or stay the leader. True when this election is a new one. Raises LedgerUnavailable."""
+        """Become or stay the leader. True when this election is a new one, and still good: an answer that took longer
+        than the lease elects nobody, and the next one is news. Raises LedgerUnavailable."""
         asked_at = self._clock.monotonic()
         was_leader, before = self.is_leader, self._fence
         fence = await self._elections.elect(LEADERSHIP, ttl_ms=self._ttl_ms)
@@ -52,6 +53,9 @@ class Leadership:
         if fence is None:
             if before is not None:
                 logger.warning("no longer the leader", was_leader=was_leader, fence=before)
+            return False
+        if not self.is_leader:
+            self._fence = None
             return False
         return fence != before
 

@@ -92,6 +92,15 @@ def test_a_worker_that_is_not_ready_serves_nothing(directory: FleetDirectory, st
         directory.pool_of("tiny")
 
 
+def test_a_model_whose_workers_are_all_quarantined_has_nobody_to_take_a_request(directory: FleetDirectory) -> None:
+    directory.observe(heartbeat(worker_id=WorkerId("a"), is_quarantined=True))
+    directory.observe(heartbeat(worker_id=WorkerId("b"), is_quarantined=True))
+    with pytest.raises(NoWorkerReady, match=r"`tiny` right now: all of them are quarantined$"):
+        directory.pool_of("tiny")
+    directory.observe(heartbeat(worker_id=WorkerId("b"), sequence_number=9))
+    assert directory.pool_of("tiny") == "default"
+
+
 def test_a_stopped_worker_is_gone_at_once(directory: FleetDirectory) -> None:
     directory.observe(heartbeat())
     directory.observe(heartbeat(sequence_number=2, state=WorkerState.STOPPED))

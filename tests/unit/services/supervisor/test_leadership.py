@@ -78,8 +78,11 @@ async def test_the_lease_counts_from_the_question_not_from_a_slow_answer(
     leadership: Leadership, ballot: Ballot
 ) -> None:
     ballot.takes_seconds = 1.5
-    await leadership.campaign()
+    assert not await leadership.campaign()
     assert not leadership.is_leader
+    ballot.takes_seconds = 0.0
+    assert await leadership.campaign()
+    assert leadership.fence == 1
 
 
 async def test_being_elected_again_after_somebody_else_is_news(leadership: Leadership, ballot: Ballot) -> None:
