@@ -20,6 +20,9 @@ _DIGEST_BYTES = 16
 _DRAWS = "gumbel"
 """How (seed, position) becomes a token: a worker that draws otherwise must not go on with a stream."""
 
+_FRAMED = "int4"
+"""Keys in cells of this format lie in a frame of the model's: attention/key_frame.py."""
+
 
 def numerics_fingerprint(weights: str, *, dtype: str, device: str, quantization: str, kv_cache: str) -> str:
     """What decides which tokens a worker answers with: weights and how it computes with them.
@@ -28,6 +31,8 @@ def numerics_fingerprint(weights: str, *, dtype: str, device: str, quantization:
     """
     quantized = "" if quantization == "none" else f"-{quantization}"
     cached = "" if kv_cache == "16bit" else f"-kv-{kv_cache}"
+    if _FRAMED in kv_cache:
+        cached += "-framed"
     return f"{weights}-{dtype}-{device}{quantized}{cached}-{_DRAWS}"
 
 

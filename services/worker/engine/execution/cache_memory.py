@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from services.worker.engine.attention.cell_layout import CellLayout
+from services.worker.engine.attention.key_frame import KeyFrame
 from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.checkpoints.model_config import DecoderConfig
 from services.worker.engine.kv_cache.cell_format import CellFormat
@@ -89,6 +90,10 @@ class CacheMemory:
             for place, layer in enumerate(group.layers)
         }
         self.layers = [of_layers[layer] for layer in sorted(of_layers)]
+
+    def use_frames(self, frames: Sequence[KeyFrame | None]) -> None:
+        """Of the layers in turn; before anything is written."""
+        self.layers = [replace(layer, frame=frame) for layer, frame in zip(self.layers, frames, strict=True)]
 
     def copy_blocks(self, sources: torch.Tensor, destinations: torch.Tensor) -> None:
         """Blocks `sources` [n] int64 to `destinations` [n], in every layer."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from services.worker.engine.attention.key_frame import KeyFrame
 from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.batch import SampledToken, ScheduledBatch, ScheduledSequence, StepOutcome
 from services.worker.engine.device_transfer import select_rows, upload
@@ -53,7 +54,9 @@ class ModelRunner:
         cache_shape: CacheShape,
         device: torch.device,
         judges_by_rejection: bool = False,
+        frames: Sequence[KeyFrame | None] | None = None,
     ) -> None:
+        """`frames`: of keys in cells, by layer; None: none."""
         self._decoder = decoder
         self._judges_by_rejection = judges_by_rejection
         self._block_size_tokens = cache_shape.block_size_tokens
@@ -61,6 +64,8 @@ class ModelRunner:
         # One block more than the scheduler knows of: what a recorded step's padding writes to.
         self._spare_block = num_blocks
         self._cache = CacheMemory(cache_shape, groups, num_blocks=num_blocks + 1, device=device)
+        if frames is not None:
+            self._cache.use_frames(frames)
         self._num_groups = len(groups.groups)
         self._graphs: DecodeGraphs | None = None
 

@@ -159,7 +159,10 @@ class Decoder:
         queries = self._operators.rotate_and_store(
             projected, self._rope_tables[layer.rope], page[0], page[1], own_slots, self.config.num_query_heads
         )
-        self._low_precision.store(cells, cache, page[0, :, 0], page[1, :, 0], layout.slots)
+        keys = page[0, :, 0]
+        if cache.frame is not None:
+            keys, queries = cache.frame.keys(keys), cache.frame.queries(queries)
+        self._low_precision.store(cells, cache, keys, page[1, :, 0], layout.slots)
         return self._low_precision.attend(queries, cells, cache, layout, layer.rule)
 
     def _norm_heads(self, projected: torch.Tensor, query_norm: torch.Tensor, key_norm: torch.Tensor) -> torch.Tensor:

@@ -142,6 +142,7 @@ class NativeDecoder:
             structure.layout = cache.group
             structure.cell_format = 0 if cache.cells is None else cache.cells.format
             structure.cell_bytes = 0 if cache.cells is None else cache.cells.num_bytes
+            structure.frame = None if cache.frame is None else cache.frame.numbers.data_ptr()
         self._caches = caches
 
     def _buffers(self, num_tokens: int) -> dict[str, int]:

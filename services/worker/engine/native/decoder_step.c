@@ -23,6 +23,7 @@ struct layer {
     struct linear query_key_value, output, gate_up, down;
     const float *angles; /* [positions, rotary_size] */
     uint8_t *keys, *values; /* [N, P, K, D] bfloat16, or [N, P, K, cell_bytes] of `cell_format` */
+    const float *frame;     /* [K, 3, D], or NULL: see attention/key_frame.py */
     int64_t rotary_size, window, layout, cell_format, cell_bytes;
     float scale, soft_cap;
 };
@@ -116,6 +117,15 @@ static void turn(uint16_t *out, uint16_t *x, const uint16_t *norm, const float *
     turn_head_bf16(out, norm ? normed : x, angles, d->head_size, l->rotary_size);
 }
 
+/* A head into its frame: what KeyFrame.keys and .queries do. */
+static void move_key(uint16_t *key, const float *frame, int64_t size) {
+    for (int64_t i = 0; i < size; i++) key[i] = to_bf16((from_bf16(key[i]) - frame[i]) * frame[size + i]);
+}
+
+static void stretch_query(uint16_t *query, const float *frame, int64_t size) {
+    for (int64_t i = 0; i < size; i++) query[i] = to_bf16(from_bf16(query[i]) * frame[2 * size + i]);
+}
+
 /* Of one key or value of one head. */
 static int64_t row_bytes(const struct decoder *d, const struct layer *l) {
     return l->cell_format ? l->cell_bytes : d->head_size * 2;
@@ -134,6 +144,11 @@ static void place_head(const struct decoder *d, const struct layer *l, const str
     for (int64_t h = kv_head * group; h < (kv_head + 1) * group; h++)
         turn(queries + h * size, row + h * size, l->query_norm, angles, d, l);
     turn(key, row + (d->num_query_heads + kv_head) * size, l->key_norm, angles, d, l);
+    if (l->frame) {
+        const float *frame = l->frame + kv_head * 3 * size;
+        move_key(key, frame, size);
+        for (int64_t h = kv_head * group; h < (kv_head + 1) * group; h++) stretch_query(queries + h * size, frame, size);
+    }
     if (l->cell_format) {
         penstock_write_cell(l->keys + cell, key, l->cell_format, size);
         penstock_write_cell(l->values + cell, value, l->cell_format, size);

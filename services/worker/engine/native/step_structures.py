@@ -33,6 +33,7 @@ class LayerStructure(ctypes.Structure):
         ("angles", _POINTER),
         ("keys", _POINTER),
         ("values", _POINTER),
+        ("frame", _POINTER),
         ("rotary_size", _INTEGER),
         ("window", _INTEGER),
         ("layout", _INTEGER),

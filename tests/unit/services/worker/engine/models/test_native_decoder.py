@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from services.worker.engine.attention.cell_layout import CellLayout
+from services.worker.engine.attention.key_frame import KeyFrame
 from services.worker.engine.attention.layer_cache import LayerCache
 from services.worker.engine.attention.native_attention import NativeAttention
 from services.worker.engine.attention.reference_attention import ReferenceAttention
@@ -313,7 +314,9 @@ def test_the_parts_of_a_step_are_timed_only_while_asked() -> None:
 CACHES = ["int8", "fp8", "int4", "int4*1,int8*1,16bit*1"]
 
 
-def caches_of(config: DecoderConfig, kv_cache: str, *, for_draft: bool = False) -> list[LayerCache]:
+def caches_of(
+    config: DecoderConfig, kv_cache: str, *, for_draft: bool = False, has_frames: bool = False
+) -> list[LayerCache]:
     caches = []
     torch.manual_seed(7)
     for cell_format in layer_formats(kv_cache, config.num_layers):
@@ -321,7 +324,11 @@ def caches_of(config: DecoderConfig, kv_cache: str, *, for_draft: bool = False) 
         numbers = torch.randn(shape).bfloat16()
         cells = None if cell_format is None else CellLayout(format=cell_format, head_size=config.head_size)
         keys, values = numbers if cells is None else cells.encode(numbers)
-        cache = LayerCache(keys=keys.contiguous(), values=values.contiguous(), group=0, cells=cells)
+        frame = None
+        if has_frames and cells is not None:
+            channels = torch.linspace(0.1, 3, config.head_size)
+            frame = KeyFrame.of(channels + channels * torch.randn(20, config.num_kv_heads, config.head_size))
+        cache = LayerCache(keys=keys.contiguous(), values=values.contiguous(), group=0, cells=cells, frame=frame)
         caches.append(cache.drafts_view() if for_draft else cache)
     return caches
 
@@ -354,6 +361,21 @@ def test_a_step_over_cells_of_low_precision_is_the_operators_one_after_another(
     else:
         error = (found.float() - expected.float()).norm() / expected.float().norm()
         assert error < 0.08, "chunks are summed in another order, and what differs is rounded to cells"
+
+
+@pytest.mark.parametrize("kv_cache", ["int4", "int4*1,int8*1,16bit*1"])
+@pytest.mark.parametrize("case", ["llama", "qwen3, head norms"])
+def test_a_step_with_keys_in_frames_is_the_operators_one_after_another(case: str, kv_cache: str) -> None:
+    config, layout = config_of(case), make_step(LENGTHS["single tokens"])
+    decoder = build(config)
+    caches, own_caches = (caches_of(config, kv_cache, has_frames=True) for _ in range(2))
+    expected = forward(decoder, caches, layout, natively=False)
+    found = forward(decoder, own_caches, layout, natively=True)
+    assert torch.equal(found, expected)
+    for own, other in zip(own_caches, caches, strict=True):
+        assert torch.equal(own.keys, other.keys)
+    without = forward(decoder, caches_of(config, kv_cache), layout, natively=True)
+    assert not torch.equal(found, without)
 
 
 def test_a_draft_reads_the_upper_halves_in_one_call_too() -> None:
