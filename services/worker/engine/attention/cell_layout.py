@@ -5,7 +5,7 @@ prompt and batches change nothing. What is read back is rounded to the model's d
 
 INT8 keeps a byte in two planes, first all upper halves, then all lower ones: the first plane is an INT4 of the same
 number (QuantSpec's hierarchical cache, Tiwari et al. 2025, section 4). INT4 has a scale and a minimum for every 32
-dimensions, per token, as KIVI does for values (Liu et al. 2024, section 3).
+dimensions, per token, as KIVI does for values (Liu et al. 2024, section 3); keys come in a frame: key_frame.py.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ _DIGEST_BYTES = 16
 _DRAWS = "gumbel"
 """How (seed, position) becomes a token: a worker that draws otherwise must not go on with a stream."""
 
-_FRAMED = "int4"
-"""Keys in cells of this format lie in a frame of the model's: attention/key_frame.py."""
+_CELLS = "framed"
+"""How keys and values become cells: attention/key_frame.py."""
 
 
 def numerics_fingerprint(weights: str, *, dtype: str, device: str, quantization: str, kv_cache: str) -> str:
@@ -30,9 +30,7 @@ def numerics_fingerprint(weights: str, *, dtype: str, device: str, quantization:
     A stream goes on only where this is the same; see the ledger's `claim`.
     """
     quantized = "" if quantization == "none" else f"-{quantization}"
-    cached = "" if kv_cache == "16bit" else f"-kv-{kv_cache}"
-    if _FRAMED in kv_cache:
-        cached += "-framed"
+    cached = "" if kv_cache == "16bit" else f"-kv-{kv_cache}-{_CELLS}"
     return f"{weights}-{dtype}-{device}{quantized}{cached}-{_DRAWS}"
 
 

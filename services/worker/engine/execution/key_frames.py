@@ -35,9 +35,9 @@ def find_key_frames(
     dtype: torch.dtype,
     device: torch.device,
 ) -> list[KeyFrame | None]:
-    """One for each layer with INT4 cells, unless scores are capped. `num_tokens`: at most MOST_TOKENS are used."""
+    """One for each layer with cells, unless scores are capped. `num_tokens`: at most MOST_TOKENS are used."""
     has_cap = decoder.config.attention_cap is not None
-    wanted = [cell_format is CellFormat.INT4 and not has_cap for cell_format in formats]
+    wanted = [cell_format is not None and not has_cap for cell_format in formats]
     if not any(wanted):
         return [None] * len(wanted)
     length = min(num_tokens, MOST_TOKENS)
