@@ -1,7 +1,8 @@
 """Finds the frames of a model's keys while loading: one prompt of tokens from all over the vocabulary, in 16 bits.
 
 What a channel's middle and range are hardly depends on the text, so none is needed, and no tokenizer
-(docs/quantization.md compares). The same model gives the same frames.
+(docs/quantization.md compares). The same model gives the same frames, whatever a worker's limits are: frames decide
+what it answers, and its fingerprint does not tell of limits.
 """
 
 from __future__ import annotations
@@ -35,13 +36,12 @@ def find_key_frames(
     dtype: torch.dtype,
     device: torch.device,
 ) -> list[KeyFrame | None]:
-    """One for each layer with cells, unless scores are capped. `num_tokens`: at most MOST_TOKENS are used."""
+    """One for each layer with cells, unless scores are capped. `num_tokens`: of the prompt."""
     has_cap = decoder.config.attention_cap is not None
     wanted = [cell_format is not None and not has_cap for cell_format in formats]
     if not any(wanted):
         return [None] * len(wanted)
-    length = min(num_tokens, MOST_TOKENS)
-    num_blocks, num_groups = -(-length // block_size_tokens), len(groups.groups)
+    num_blocks, num_groups = -(-num_tokens // block_size_tokens), len(groups.groups)
     runner = ModelRunner(
         decoder,
         num_blocks=num_blocks * num_groups,
@@ -52,12 +52,12 @@ def find_key_frames(
     tables = [
         BlockTable(block_ids=list(range(group * num_blocks, (group + 1) * num_blocks))) for group in range(num_groups)
     ]
-    token_ids = [number * _STEP % 2**32 * decoder.config.vocabulary_size >> 32 for number in range(length)]
+    token_ids = [number * _STEP % 2**32 * decoder.config.vocabulary_size >> 32 for number in range(num_tokens)]
     sequence = measuring_sequence(token_ids, tables)
-    item = ScheduledSequence(sequence=sequence, start=0, num_tokens=length, samplers=(), is_decode=False)
+    item = ScheduledSequence(sequence=sequence, start=0, num_tokens=num_tokens, samplers=(), is_decode=False)
     runner.launch(ScheduledBatch(items=[item])).read()
     frames: list[KeyFrame | None] = []
     for cache, is_wanted in zip(runner.layers, wanted, strict=True):
-        keys = cache.keys[cache.group * num_blocks : (cache.group + 1) * num_blocks].flatten(0, 1)[:length]
+        keys = cache.keys[cache.group * num_blocks : (cache.group + 1) * num_blocks].flatten(0, 1)[:num_tokens]
         frames.append(KeyFrame.of(keys) if is_wanted else None)
     return frames

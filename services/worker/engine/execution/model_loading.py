@@ -12,7 +12,7 @@ from services.worker.engine.config import EngineConfig, Verifier
 from services.worker.engine.execution.cache_memory import cache_shape
 from services.worker.engine.execution.cache_sizing import bytes_of_a_step, count_blocks
 from services.worker.engine.execution.graph_capture import CudaGraphCapture
-from services.worker.engine.execution.key_frames import find_key_frames
+from services.worker.engine.execution.key_frames import MOST_TOKENS, find_key_frames
 from services.worker.engine.execution.model_runner import ModelRunner
 from services.worker.engine.execution.placement import choose_device, choose_dtype
 from services.worker.engine.execution.step_measurement import measure_steps
@@ -95,12 +95,13 @@ def load_model(config: EngineConfig) -> LoadedModel:
     )
     # A checkpoint may promise millions of positions; no sequence is longer than the cache.
     max_model_tokens = geometry.longest_sequence(num_blocks, limit_tokens=limit)
-    decoder.prepare_positions(max_model_tokens)
+    num_measured = min(MOST_TOKENS, _context_limit(shape, None))
+    decoder.prepare_positions(max(max_model_tokens, num_measured))
     frames = find_key_frames(
         decoder,
         formats,
         groups,
-        num_tokens=min(max_model_tokens, config.max_tokens_per_step),
+        num_tokens=num_measured,
         block_size_tokens=config.block_size_tokens,
         dtype=dtype,
         device=device,
