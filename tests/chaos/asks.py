@@ -35,6 +35,11 @@ ENDING_OF = {
 }
 
 
+FAILURE_ASKED_FOR = "engine_failed"
+"""What the null engine is told to do now and then. It is tried again, unless its own deadline comes first."""
+SECONDS_TO_ANOTHER_TRY = 1.0
+
+
 @dataclass(slots=True)
 class Answer:
     """One choice, as asked for or as it came."""
@@ -100,6 +105,10 @@ class Ask:
     @property
     def allowed_endings(self) -> frozenset[str]:
         return frozenset({"completed"} if self.early is None else {"completed", ENDING_OF[self.early]})
+
+    def may_fail_by(self, code: str) -> bool:
+        """Whether a failure that was asked for may be its end: there was no time for another try."""
+        return self.early is Early.DEADLINE and code == FAILURE_ASKED_FOR
 
     def gaps(self) -> list[tuple[float, float]]:
         """The silences between two arrivals, as (from, to); waiting for the first token is not among them."""

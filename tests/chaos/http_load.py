@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import httpx
 
-from tests.chaos.asks import Ask, Early
+from tests.chaos.asks import SECONDS_TO_ANOTHER_TRY, Ask, Early
 from tests.chaos.openai_shapes import result_answers, take_chunk
 
 _PAUSE_SECONDS = 0.25
@@ -123,7 +123,7 @@ class HttpLoad:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             error |= json.loads(body)["error"]
         code = error["code"]
-        if ask.early is not None and code in _EARLY_CODES and "x-request-id" in response.headers:
+        if _is_early_end(ask, code) and "x-request-id" in response.headers:
             ask.request_id = response.headers["x-request-id"]
             ask.accepted_at = ask.accepted_at or time.monotonic()
             _end_early_by(ask, error)
@@ -188,8 +188,12 @@ async def lines_of(parts: AsyncIterator[bytes]) -> AsyncIterator[str]:
             yield line.decode()
 
 
+def _is_early_end(ask: Ask, code: str) -> bool:
+    return (ask.early is not None and code in _EARLY_CODES) or ask.may_fail_by(code)
+
+
 def _take_error(ask: Ask, error: dict[str, str]) -> None:
-    if ask.early is not None and error["code"] in _EARLY_CODES:
+    if _is_early_end(ask, error["code"]):
         _end_early_by(ask, error)
     elif "resume it" not in error["message"]:
         ask.problems.append(f"error event: {error}")
@@ -198,5 +202,6 @@ def _take_error(ask: Ask, error: dict[str, str]) -> None:
 def _end_early_by(ask: Ask, error: dict[str, str]) -> None:
     ask.ended_early, ask.ended_at = error["code"], time.monotonic()
     ask.is_untold = "nobody told the outcome" in error["message"]
-    if ask.deadline_at is not None and time.time() < ask.deadline_at - 0.5:
+    most = SECONDS_TO_ANOTHER_TRY if ask.may_fail_by(error["code"]) else 0.5
+    if ask.deadline_at is not None and time.time() < ask.deadline_at - most:
         ask.problems.append(f"expired {ask.deadline_at - time.time():.1f} s before its deadline")

@@ -15,7 +15,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
-from tests.chaos.asks import ENDING_OF, Ask, Early, Way, answer_flaw, prefix_flaw
+from tests.chaos.asks import ENDING_OF, FAILURE_ASKED_FOR, Ask, Early, Way, answer_flaw, prefix_flaw
 from tests.chaos.openai_shapes import result_answers
 
 _CLOCKS_AGREE = 0.7
@@ -152,7 +152,12 @@ def judge(
             verdict.convict("stream", ask, problem)
     verdict.unasked += [f"result {request_id}" for request_id in by_id.keys() - claimed]
     verdict.out_of_order += order_problems(asks, by_id, id_of_subject)
-    verdict.unasked += [f"dead letter: {letter.header('penstock-dead-letter-reason')}" for letter in dead_letters]
+    may_fail = {name for ask in asks for name in (ask.name, f"idem:{ask.name}") if ask.may_fail_by(FAILURE_ASKED_FOR)}
+    verdict.unasked += [
+        f"dead letter: {letter.header('penstock-dead-letter-reason')}"
+        for letter in dead_letters
+        if letter.header("penstock-dead-letter-code") != FAILURE_ASKED_FOR or letter.header("ce_id") not in may_fail
+    ]
     return verdict
 
 
@@ -201,11 +206,15 @@ def _kind_of(terminal: Record) -> str:
     return terminal.header("ce_type").removeprefix("penstock.inference.").removesuffix(".v1")
 
 
+def _code_of(terminal: Record) -> str:
+    return str(json.loads(terminal.value).get("error", {}).get("code", ""))
+
+
 def _judge_terminal(verdict: Verdict, ask: Ask, terminal: Record, *, has_forgotten: bool) -> None:
     kind = _kind_of(terminal)
     if kind == "cancelled" and _was_cut_off(ask):
         verdict.num_early += 1
-    elif kind not in ask.allowed_endings:
+    elif kind not in ask.allowed_endings and not (kind == "failed" and ask.may_fail_by(_code_of(terminal))):
         verdict.convict("wrong", ask, f"{kind}: {terminal.value[:200]!r}")
     elif kind != "completed":
         verdict.num_early += 1

@@ -242,6 +242,24 @@ def test_a_refused_question_past_its_deadline_may_have_been_taken_and_expired() 
     assert judge([refused], [told]).num_violations == 0
 
 
+def a_failure(ask: Ask) -> tuple[Record, Record]:
+    """The null engine fails so many-th requests: result and dead letter of one without time for another try."""
+    body = json.dumps({"error": {"code": "engine_failed"}, "usage": {"completion_tokens": 10}}).encode()
+    result = replace(a_result(ask, kind="failed"), value=body)
+    marks = (("ce_id", f"idem:{ask.name}".encode()), ("penstock-dead-letter-code", b"engine_failed"))
+    return result, Record("inference.dead-letters", 0, 0, b"{}", marks)
+
+
+@pytest.mark.parametrize(("early", "violations"), [(Early.DEADLINE, 0), (Early.DELETE, 2), (None, 2)])
+def test_a_failure_that_was_asked_for_may_end_only_who_had_no_time_for_another_try(
+    early: Early | None, violations: int
+) -> None:
+    ask = a_read_stream(early=early, ended_early="engine_failed")
+    ask.said[0].text = ask.said[0].text[:10]
+    result, letter = a_failure(ask)
+    assert judge([ask], [result], [letter]).num_violations == violations
+
+
 def replace_subject(ask: Ask) -> Record:
     """As the gateway names what has an idempotency key."""
     result = a_result(ask, kind="expired", tokens=0)
