@@ -12,14 +12,12 @@ from collections.abc import Sequence
 import torch
 
 from services.worker.engine.attention.key_frame import KeyFrame
-from services.worker.engine.batch import ScheduledBatch, ScheduledSequence
 from services.worker.engine.execution.cache_memory import cache_shape
 from services.worker.engine.execution.model_runner import ModelRunner
-from services.worker.engine.execution.step_measurement import measuring_sequence
+from services.worker.engine.execution.step_measurement import measuring_prompt
 from services.worker.engine.kv_cache.cell_format import CellFormat
 from services.worker.engine.kv_cache.layer_groups import LayerGroups
 from services.worker.engine.models.decoder import Decoder
-from services.worker.engine.sequence import BlockTable
 
 MOST_TOKENS = 512
 _STEP = 2_654_435_761
@@ -49,13 +47,9 @@ def find_key_frames(
         cache_shape=cache_shape(decoder.config, groups, block_size_tokens=block_size_tokens, dtype=dtype),
         device=device,
     )
-    tables = [
-        BlockTable(block_ids=list(range(group * num_blocks, (group + 1) * num_blocks))) for group in range(num_groups)
-    ]
     token_ids = [number * _STEP % 2**32 * decoder.config.vocabulary_size >> 32 for number in range(num_tokens)]
-    sequence = measuring_sequence(token_ids, tables)
-    item = ScheduledSequence(sequence=sequence, start=0, num_tokens=num_tokens, samplers=(), is_decode=False)
-    runner.launch(ScheduledBatch(items=[item])).read()
+    batch = measuring_prompt(token_ids, block_size_tokens=block_size_tokens, num_groups=num_groups)
+    runner.launch(batch).read()
     frames: list[KeyFrame | None] = []
     for cache, is_wanted in zip(runner.layers, wanted, strict=True):
         keys = cache.keys[cache.group * num_blocks : (cache.group + 1) * num_blocks].flatten(0, 1)[:num_tokens]

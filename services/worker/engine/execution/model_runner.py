@@ -16,14 +16,13 @@ from services.worker.engine.execution.decode_graphs import DecodeGraphs
 from services.worker.engine.execution.graph_capture import GraphCapture
 from services.worker.engine.execution.row_runner import RowRunner
 from services.worker.engine.execution.step_inputs import StepTensors, prepare_inputs
-from services.worker.engine.execution.step_measurement import measuring_sequence
+from services.worker.engine.execution.step_measurement import measuring_prompt
 from services.worker.engine.execution.verdicts import judge_drafts
 from services.worker.engine.kv_cache.layer_groups import LayerGroups
 from services.worker.engine.models.decoder import Decoder
 from services.worker.engine.sampling.draw import Draw
 from services.worker.engine.sampling.prompt_logprobs import PromptScores, score_prompts
 from services.worker.engine.sampling.sampler import PendingSamples, sample, take_largest, wants_only_the_largest
-from services.worker.engine.sequence import BlockTable
 
 
 class PendingStep:
@@ -137,16 +136,9 @@ class ModelRunner:
     @torch.inference_mode()
     def prompt_logits(self, token_ids: list[int]) -> torch.Tensor:
         """[T, V] float32 of one sequence, computed alone in one step. For measurements: it writes over the cache."""
-        num_blocks = -(-len(token_ids) // self._block_size_tokens)
-        sequence = measuring_sequence(
-            token_ids,
-            [
-                BlockTable(block_ids=list(range(group * num_blocks, (group + 1) * num_blocks)))
-                for group in range(self._num_groups)
-            ],
-        )
-        item = ScheduledSequence(sequence=sequence, start=0, num_tokens=len(token_ids), samplers=(), is_decode=False)
-        inputs = prepare_inputs(ScheduledBatch(items=[item]), block_size_tokens=self._block_size_tokens)
+        block_size = self._block_size_tokens
+        batch = measuring_prompt(token_ids, block_size_tokens=block_size, num_groups=self._num_groups)
+        inputs = prepare_inputs(batch, block_size_tokens=block_size)
         return self._compute_all(inputs.to(self._device))[1]
 
     def _compute_all(self, tensors: StepTensors) -> tuple[torch.Tensor, torch.Tensor]:

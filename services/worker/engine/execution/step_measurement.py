@@ -45,6 +45,18 @@ def measuring_sequence(token_ids: list[int], tables: list[BlockTable]) -> Sequen
     )
 
 
+def measuring_prompt(token_ids: list[int], *, block_size_tokens: int, num_groups: int) -> ScheduledBatch:
+    """All of it in one step that draws nothing, over the cache's first blocks: its tokens lie at the beginning of each
+    group's run of ceil(T / block size) blocks."""
+    num_blocks = -(-len(token_ids) // block_size_tokens)
+    tables = [
+        BlockTable(block_ids=list(range(group * num_blocks, (group + 1) * num_blocks))) for group in range(num_groups)
+    ]
+    sequence = measuring_sequence(token_ids, tables)
+    item = ScheduledSequence(sequence=sequence, start=0, num_tokens=len(token_ids), samplers=(), is_decode=False)
+    return ScheduledBatch(items=[item])
+
+
 def measure_steps(
     runner: Launches, *, block_size_tokens: int, num_groups: int, num_blocks: int, max_rows: int
 ) -> dict[int, float]:
