@@ -1,7 +1,7 @@
 """A model's own weights in fewer bits, to draft with: fitted to what the model itself says, kept in one file.
 
-GPTQ (Frantar et al. 2023) on the model's own text: INT4 in asymmetric groups where that costs little, INT8 where it
-costs much, see docs/speculation.md. Deterministic: the same model, the same file.
+GPTQ (Frantar et al. 2023) on the model's own text, six bits everywhere, see docs/speculation.md. Deterministic: the
+same model, the same file.
 """
 
 from __future__ import annotations
@@ -16,45 +16,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from services.worker.engine.calibration.gptq import second_order_quantize
-from services.worker.engine.calibration.layer_shape import Site, site_shapes
+from services.worker.engine.calibration.gptq import SecondOrder
+from services.worker.engine.calibration.layer_shape import site_shapes
 from services.worker.engine.calibration.method import LayerScheme, QuantizedLayer
 from services.worker.engine.calibration.quantize_model import quantize_model
 from services.worker.engine.calibration.reference_layer import Weights
-from services.worker.engine.calibration.site_statistics import SiteStatistics
-from services.worker.engine.checkpoints.model_config import DecoderConfig
 from services.worker.engine.checkpoints.weights import Checkpoint
 from services.worker.engine.quantization.quantized_tensor import QuantizedTensor
 from services.worker.engine.quantization.rounding import quantize
-from services.worker.engine.quantization.scheme import QuantizationScheme, integers
+from services.worker.engine.quantization.scheme import integers
 
 DraftWeights = dict[str, QuantizedTensor]
 """By Hugging Face name, the head among them; each with the scheme that inputs are rounded by for its product."""
 
-_GROUP_SIZE = 64
-_WITH_EIGHT_BITS = ("self_attn.", "mlp.down_proj")
-_RECIPE = f"gptq-own-text-1 group {_GROUP_SIZE}, 8 bits: {_WITH_EIGHT_BITS}"
+_SIX_BITS = LayerScheme(weights=integers(8, group_size=32, used_bits=6))
+_EIGHT_BITS = LayerScheme(weights=integers(8, group_size=32))
+_RECIPE = "gptq-own-text-2, 6 bits in groups of 32"
 _SCHEMES = "schemes"
 _EMBEDDING = "model.embed_tokens.weight"
-
-
-class DraftMixture:
-    """A method of `quantize_model`: GPTQ with the bits that each matrix needs."""
-
-    needs_calibration = True
-
-    def quantize_layer(
-        self, config: DecoderConfig, weights: Weights, statistics: Mapping[Site, SiteStatistics]
-    ) -> QuantizedLayer:
-        linears = {}
-        for site, shape in site_shapes(config).items():
-            gram = statistics[site].gram
-            for name in shape.linears:
-                weight = weights[f"{name}.weight"].float()
-                bits = 8 if name.startswith(_WITH_EIGHT_BITS) else 4
-                scheme = _scheme(bits, weight.shape[1])
-                linears[name] = second_order_quantize(weight, gram, scheme, scale_dtype=torch.bfloat16)
-        return QuantizedLayer(linears=linears)
 
 
 class _Collected:
@@ -84,8 +63,8 @@ def fit_draft(checkpoint: Checkpoint, token_ids: torch.Tensor) -> DraftWeights:
     """token_ids [sequences, length]. Raises CheckpointError, QuantizationError for what cannot be quantized."""
     collected = _Collected()
     dtype = torch.float32 if checkpoint.config.torch_dtype == "float32" else torch.bfloat16
-    quantize_model(checkpoint, DraftMixture(), collected, token_ids, dtype=dtype)
-    return collected.weights | _rounded_head(checkpoint)
+    quantize_model(checkpoint, SecondOrder(_SIX_BITS), collected, token_ids, dtype=dtype)
+    return collected.weights | _rounded_head(checkpoint, _SIX_BITS)
 
 
 def round_draft(checkpoint: Checkpoint) -> DraftWeights:
@@ -95,21 +74,17 @@ def round_draft(checkpoint: Checkpoint) -> DraftWeights:
         for shape in site_shapes(checkpoint.config).values():
             for linear in shape.linears:
                 name = f"model.layers.{index}.{linear}.weight"
-                tensor = checkpoint.tensor(name).float()
-                weights[name] = quantize(tensor, _scheme(8, tensor.shape[1]), scale_dtype=torch.bfloat16)
-    return weights | _rounded_head(checkpoint)
+                weights[name] = _rounded(checkpoint.tensor(name), _EIGHT_BITS)
+    return weights | _rounded_head(checkpoint, _EIGHT_BITS)
 
 
-def _rounded_head(checkpoint: Checkpoint) -> DraftWeights:
+def _rounded_head(checkpoint: Checkpoint, scheme: LayerScheme) -> DraftWeights:
     name = _EMBEDDING if checkpoint.config.tie_word_embeddings else "lm_head.weight"
-    head = checkpoint.tensor(name).float()
-    return {name: quantize(head, _scheme(8, head.shape[1]), scale_dtype=torch.bfloat16)}
+    return {name: _rounded(checkpoint.tensor(name), scheme)}
 
 
-def _scheme(bits: int, num_columns: int) -> QuantizationScheme:
-    """INT8 is symmetric; INT4 has zero points."""
-    wanted = LayerScheme(weights=integers(bits, group_size=_GROUP_SIZE, is_symmetric=bits == 8))
-    return wanted.for_columns(num_columns)
+def _rounded(weight: torch.Tensor, scheme: LayerScheme) -> QuantizedTensor:
+    return quantize(weight.float(), scheme.for_columns(weight.shape[1]), scale_dtype=scheme.scale_dtype)
 
 
 def draft_name(fingerprint: str, text: str) -> str:
@@ -127,7 +102,7 @@ def save_draft(file: Path, weights: DraftWeights) -> None:
         if tensor.zero_points is not None:
             parts[f"{name}.zero_points"] = tensor.zero_points.contiguous()
         scheme = tensor.scheme
-        schemes[name] = [scheme.bits, scheme.group_size, scheme.is_symmetric, *tensor.shape]
+        schemes[name] = [scheme.bits, scheme.used_bits, scheme.group_size, scheme.is_symmetric, *tensor.shape]
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")
     # One entry: several would be written in any order.
@@ -149,9 +124,9 @@ def load_draft(file: Path) -> DraftWeights | None:
 
 
 def _tensor(parts: Mapping[str, torch.Tensor], name: str, described: list[Any]) -> QuantizedTensor:
-    bits, group_size, is_symmetric, rows, columns = described
+    bits, used_bits, group_size, is_symmetric, rows, columns = described
     return QuantizedTensor(
-        scheme=integers(bits, group_size=group_size, is_symmetric=is_symmetric),
+        scheme=integers(bits, group_size=group_size, is_symmetric=is_symmetric, used_bits=used_bits),
         shape=(rows, columns),
         codes=parts[f"{name}.codes"],
         scales=parts[f"{name}.scales"],

@@ -40,12 +40,7 @@ class LayerScheme:
             return self.weights
         for group_size in range(min(wanted, num_columns), _SMALLEST_GROUP - 1, -1):
             if num_columns % group_size == 0 and group_size % _SMALLEST_GROUP == 0:
-                return QuantizationScheme(
-                    bits=self.weights.bits,
-                    granularity=self.weights.granularity,
-                    group_size=group_size,
-                    is_symmetric=self.weights.is_symmetric,
-                )
+                return replace(self.weights, group_size=group_size)
         self.weights.num_groups(num_columns)  # raises: nothing divides
         return self.weights
 

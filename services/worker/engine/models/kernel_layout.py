@@ -16,6 +16,7 @@ from services.worker.engine.quantization.packing import unpack_codes
 from services.worker.engine.quantization.quantized_tensor import FLOAT8_DTYPES, QuantizedTensor
 from services.worker.engine.quantization.scheme import NumberFormat
 
+_SIX_BITS_STEP = 16
 INNER_STEP = 8
 """Groups are whole multiples of this, or there is one group, padded."""
 
@@ -68,19 +69,34 @@ def common_group_size(tensor: QuantizedTensor) -> int | None:
 
 
 def integer_weights(tensor: QuantizedTensor, group_size: int) -> KernelWeights:
-    """For quantized_integer.c: 4-bit codes (and 2-bit ones, in 4 bits) and 8-bit ones."""
-    zero = tensor.scheme.implied_zero_point
-    bits = max(4, tensor.scheme.bits)
+    """For quantized_integer.c: 4-bit codes (and 2-bit ones, in 4 bits), 8-bit ones, and in 6 bits what fits there."""
     codes = _codes(tensor)
-    strips = _in_strips(codes)
+    bits, lowest = max(4, tensor.scheme.bits), 0
+    if bits == 8 and group_size % _SIX_BITS_STEP == 0:
+        smallest, largest = (int(limit) for limit in codes.aminmax())
+        bits, lowest = (6, smallest) if largest - smallest < 1 << 6 else (8, 0)
+    strips = _in_strips(codes - lowest)
     num_padded = strips.shape[2]
-    if bits == 8:
+    if bits == 6:
+        # [columns / 16, inner / 16, 4, 16, 4]; the fourth quad is spread over the others.
+        quads = strips.view(-1, COLUMNS_PER_STRIP, num_padded // 16, 4, 4).permute(0, 2, 3, 1, 4)
+        parts = torch.stack([quads[:, :, 3] >> shift & 3 for shift in (0, 2, 4)], dim=2)
+        packed = quads[:, :, :3] | parts << 6
+    elif bits == 8:
         packed = strips.view(-1, COLUMNS_PER_STRIP, num_padded // 4, 4).transpose(1, 2)
     else:
         # [columns / 16, inner / 8, 2, 16, 4]
         quads = strips.view(-1, COLUMNS_PER_STRIP, num_padded // 8, 2, 4).permute(0, 2, 3, 1, 4)
         packed = quads[:, :, 0] | (quads[:, :, 1] << 4)
-    return _kernel_weights(tensor, group_size, packed.contiguous(), zero=float(zero), table=None, bits=bits)
+    return _kernel_weights(
+        tensor,
+        group_size,
+        packed.contiguous(),
+        zero=float(tensor.scheme.implied_zero_point),
+        lowest=lowest,
+        table=None,
+        bits=bits,
+    )
 
 
 def table_weights(tensor: QuantizedTensor, group_size: int) -> KernelWeights:
@@ -147,6 +163,7 @@ def _kernel_weights(
     zero: float,
     table: torch.Tensor | None,
     bits: int,
+    lowest: int = 0,
 ) -> KernelWeights:
     columns, inner = tensor.shape
     scales = tensor.scales.float()
@@ -165,7 +182,7 @@ def _kernel_weights(
         scales=laid[0],
         offsets=laid[1] if len(laid) > 1 else None,
         table=table,
-        zero=int(zero),
+        zero=int(zero) - lowest,
         bits=bits,
         num_columns=columns,
         num_inner=inner,

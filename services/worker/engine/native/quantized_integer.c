@@ -1,8 +1,9 @@
-/* Matrix products of 4-bit and 8-bit weights with activations of 8 bits: sums of integers, exact, scaled per group.
+/* Matrix products of weights of 4, 6 and 8 bits with activations of 8 bits: sums of integers, exact, scaled per group.
  *
  * Weights are unsigned codes, packed once, for 16 columns at a time, quads of inner values in order:
  * 8 bits: [columns / 16, inner / 4, 16, 4]; 4 bits: [columns / 16, inner / 8, 16, 4], a byte's low half being a value
- * of the first quad and its high half one of the second. Scales and offsets [columns / 16, groups, 16]. All of them
+ * of the first quad and its high half one of the second; 6 bits: [columns / 16, inner / 16, 3, 16, 4], a byte's low six
+ * bits being a value of one of the first three quads and its high two bits a part of the fourth's, the lowest first. Scales and offsets [columns / 16, groups, 16]. All of them
  * are padded to a multiple of 64 columns. Activations are
  * signed, with a scale and a sum for every row and group. An output is
  *     sum over groups of activation scale * (weight scale * sum(code * activation) + offset * sum(activation)),
@@ -46,6 +47,29 @@ INLINE void add_nibbles(ints sums[MOST_ROWS][MOST_STRIPS], const uint8_t *const 
     }
 }
 
+/* 6 bits: four quads from three loads. */
+INLINE void add_sixes(ints sums[MOST_ROWS][MOST_STRIPS], const uint8_t *const *packed, const uint8_t *const *ahead,
+                      const int8_t *in, int64_t stride, int64_t count, const int rows, const int strips) {
+    ints low = same_int(0x3F3F3F3F);
+    for (int64_t k = 0; k < count; k += 16) {
+        ints quads[4][MOST_STRIPS];
+        for (int s = 0; s < strips; s++) {
+            ints thirds[3];
+            memcpy(thirds, packed[s] + k * 12, sizeof thirds);
+            for (int part = 0; part < 3; part++) {
+                __builtin_prefetch(ahead[s] + k * 12 + part * 64, 0, 2);
+                quads[part][s] = thirds[part] & low;
+            }
+            quads[3][s] = ((thirds[0] >> 6) & same_int(0x03030303)) | ((thirds[1] >> 4) & same_int(0x0C0C0C0C)) |
+                          ((thirds[2] >> 2) & same_int(0x30303030));
+        }
+        for (int r = 0; r < rows; r++)
+            for (int s = 0; s < strips; s++)
+                for (int quad = 0; quad < 4; quad++)
+                    sums[r][s] = add_fours(sums[r][s], quads[quad][s], in + r * stride + k + 4 * quad);
+    }
+}
+
 INLINE void add_bytes(ints sums[MOST_ROWS][MOST_STRIPS], const uint8_t *const *packed, const uint8_t *const *ahead,
                       const int8_t *in, int64_t stride, int64_t count, const int rows, const int strips) {
     for (int64_t k = 0; k < count; k += 4) {
@@ -71,6 +95,8 @@ INLINE void add_group(ints sums[MOST_ROWS][MOST_STRIPS], const struct coded *w, 
         }
         if (bits == 4)
             add_nibbles(sums, packed, ahead, in + k, w->padded, count, rows, strips);
+        else if (bits == 6)
+            add_sixes(sums, packed, ahead, in + k, w->padded, count, rows, strips);
         else
             add_bytes(sums, packed, ahead, in + k, w->padded, count, rows, strips);
     }
@@ -114,6 +140,8 @@ INLINE void tile(float *out, const struct coded_product *p, const struct strips 
     case (rows) * 8 + (strips):                      \
         if (p->weights->bits == 4)                   \
             tile(out, p, from, row, rows, strips, 4); \
+        else if (p->weights->bits == 6)              \
+            tile(out, p, from, row, rows, strips, 6); \
         else                                         \
             tile(out, p, from, row, rows, strips, 8); \
         break;

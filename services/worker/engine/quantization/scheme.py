@@ -36,13 +36,17 @@ class Granularity(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationScheme:
-    """`group_size` is set exactly for GROUP. Raises QuantizationError for what does not go together."""
+    """`group_size` is set exactly for GROUP. `used_bits`: of an integer's, what its codes use; None: all of them.
+
+    Raises QuantizationError for what does not go together.
+    """
 
     bits: int
     granularity: Granularity = Granularity.CHANNEL
     group_size: int | None = None
     is_symmetric: bool = True
     number_format: NumberFormat = NumberFormat.INTEGER
+    used_bits: int | None = None
 
     def __post_init__(self) -> None:
         is_integer = self.number_format is NumberFormat.INTEGER
@@ -51,6 +55,10 @@ class QuantizationScheme:
             raise UnsupportedBits(self.bits, supported)
         if not is_integer and not self.is_symmetric:
             raise UnsupportedScheme("float formats have no zero point: they are symmetric")
+        if self.used_bits is not None and not (is_integer and 2 <= self.used_bits <= self.bits):
+            raise UnsupportedScheme(
+                f"{self.number_format} codes of {self.bits} bits cannot use {self.used_bits} of them"
+            )
         if (self.granularity is Granularity.GROUP) is (self.group_size is None):
             raise UnsupportedScheme(
                 f"granularity {self.granularity} and group size {self.group_size} exclude each other"
@@ -61,12 +69,12 @@ class QuantizationScheme:
     @property
     def num_levels(self) -> int:
         """Steps between the lowest and the highest value: 15 for asymmetric INT4, 14 for symmetric."""
-        return 2 * self.highest if self.is_symmetric else 2**self.bits - 1
+        return 2 * self.highest if self.is_symmetric else 2 ** (self.used_bits or self.bits) - 1
 
     @property
     def highest(self) -> int:
         """Of a symmetric integer: values are -highest .. highest."""
-        return int(2 ** (self.bits - 1) - 1)
+        return int(2 ** ((self.used_bits or self.bits) - 1) - 1)
 
     @property
     def implied_zero_point(self) -> int:
@@ -82,7 +90,14 @@ class QuantizationScheme:
         return num_columns // self.group_size
 
 
-def integers(bits: int, *, group_size: int | None = None, is_symmetric: bool = True) -> QuantizationScheme:
+def integers(
+    bits: int, *, group_size: int | None = None, is_symmetric: bool = True, used_bits: int | None = None
+) -> QuantizationScheme:
     """The usual one for a weight: per group where a size is given, else per row."""
-    granularity = Granularity.CHANNEL if group_size is None else Granularity.GROUP
-    return QuantizationScheme(bits=bits, granularity=granularity, group_size=group_size, is_symmetric=is_symmetric)
+    return QuantizationScheme(
+        bits=bits,
+        granularity=Granularity.CHANNEL if group_size is None else Granularity.GROUP,
+        group_size=group_size,
+        is_symmetric=is_symmetric,
+        used_bits=used_bits,
+    )

@@ -16,7 +16,7 @@ from services.worker.engine.models.quantized_native import (
 from services.worker.engine.models.quantized_reference import round_activations
 from services.worker.engine.native.quantized_library import QuantizedKernels, load_quantized_kernels
 from services.worker.engine.quantization.quantized_tensor import QuantizedTensor
-from tests.quantized_matrices import quantized_matrix, some_inputs
+from tests.quantized_matrices import quantized_matrix, six_bit_matrix, some_inputs
 
 FORMATS = ["int2", "int4", "int8"]
 
@@ -54,6 +54,17 @@ def test_integer_products_per_group(shape: tuple[int, int, int], name: str, grou
     weight = quantized_matrix(scheme, columns, groups * group)
     assert can_multiply_integers(weight, torch.bfloat16)
     linear = IntegerLinear(kernels(), weight, None, wide_output=True)
+    assert_equals_definition(linear, some_inputs(rows, groups * group), weight)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.sampled_from([16, 32, 64, 320]), st.booleans())
+def test_bytes_of_which_six_bits_are_used_take_six(shape: tuple[int, int, int], group: int, is_symmetric: bool) -> None:
+    rows, columns, groups = shape
+    weight = six_bit_matrix(columns, groups * group, group, is_symmetric=is_symmetric)
+    linear = IntegerLinear(kernels(), weight, None, wide_output=True)
+    assert linear.weights.bits == 6
+    assert linear.weights.packed.numel() == -(-columns // 64) * 64 * groups * group * 6 // 8
     assert_equals_definition(linear, some_inputs(rows, groups * group), weight)
 
 

@@ -9,7 +9,7 @@ import torch
 from services.worker.engine.models.quantized_native import IntegerLinear, TableLinear
 from services.worker.engine.native.build import CACHE_VARIABLE, NoNativeKernels, build
 from services.worker.engine.native.quantized_library import QuantizedKernels, load_quantized_kernels
-from tests.quantized_matrices import quantized_matrix, some_inputs
+from tests.quantized_matrices import quantized_matrix, six_bit_matrix, some_inputs
 
 
 @pytest.mark.slow
@@ -26,8 +26,8 @@ def test_older_processors_compute_the_same(
     assert here is not None
     assert not older.has_fast_table
     inputs = some_inputs(7, 192)
-    for scheme in ("rtn-int8", "rtn-int4-g32-a8", "rtn-int4-g32-asym-a8", "rtn-int2-g64-a8"):
-        weight = quantized_matrix(scheme, 53, 192)
+    for scheme in ("rtn-int8", "rtn-int4-g32-a8", "rtn-int4-g32-asym-a8", "rtn-int2-g64-a8", "six bits"):
+        weight = six_bit_matrix(53, 192, 64) if scheme == "six bits" else quantized_matrix(scheme, 53, 192)
         found = IntegerLinear(older, weight, None, wide_output=True)(inputs)
         expected = IntegerLinear(here, weight, None, wide_output=True)(inputs)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

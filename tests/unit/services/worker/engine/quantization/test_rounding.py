@@ -33,6 +33,21 @@ def test_an_asymmetric_scale_is_the_range_over_all_levels(bits: int, levels: int
     assert quantized.dequantize()[0].tolist() == pytest.approx([-1.0, 0.0, 2.0])
 
 
+@pytest.mark.parametrize(("is_symmetric", "lowest", "highest"), [(True, -31, 31), (False, 0, 63)])
+def test_codes_use_as_many_of_their_bits_as_they_are_told(is_symmetric: bool, lowest: int, highest: int) -> None:
+    values = torch.linspace(-1.0, 2.0 - is_symmetric, 128)[None]
+    quantized = quantize(values, integers(8, is_symmetric=is_symmetric, used_bits=6))
+    found = quantized.integers() + (0 if quantized.zero_points is None else quantized.zero_points.int())
+    assert (int(found.min()), int(found.max())) == (lowest, highest)
+    assert float((quantized.dequantize() - values).abs().max()) <= float(quantized.scales.max()) / 2 + 1e-6
+
+
+@pytest.mark.parametrize("used_bits", [1, 9])
+def test_codes_cannot_use_bits_that_they_do_not_have(used_bits: int) -> None:
+    with pytest.raises(UnsupportedScheme, match=f"integer codes of 8 bits cannot use {used_bits} of them"):
+        integers(8, used_bits=used_bits)
+
+
 def test_the_range_of_an_asymmetric_group_holds_zero_even_where_the_values_do_not() -> None:
     quantized = quantize(torch.tensor([[3.0, 4.0]]), integers(8, is_symmetric=False))
     assert quantized.scales.item() == pytest.approx(4.0 / 255)
