@@ -19,6 +19,15 @@
 #define AHEAD 4096   /* bytes: the processor's own prefetching stops at the end of a page */
 #define SEGMENT 256 /* inner values between two looks at what is to be fetched */
 
+/* So that sums stay in registers. */
+#define UNROLLED _Pragma("GCC unroll 8")
+
+INLINE ints load_ints(const uint8_t *from) {
+    ints x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
 /* Where the bytes lie that are read AHEAD later: in the same strip, then in the one that follows. */
 INLINE const uint8_t *ahead_of(const struct strips *strips, int s, int64_t offset, int64_t size) {
     const uint8_t *following = strips->following[s];
@@ -31,19 +40,16 @@ INLINE void add_nibbles(ints sums[MOST_ROWS][MOST_STRIPS], const uint8_t *const 
                         const int8_t *in, int64_t stride, int64_t count, const int rows, const int strips) {
     ints low = same_int(0x0F0F0F0F);
     for (int64_t k = 0; k < count; k += 8) {
-        ints first[MOST_STRIPS], second[MOST_STRIPS];
+        UNROLLED
         for (int s = 0; s < strips; s++) {
-            ints both;
-            memcpy(&both, packed[s] + k * 8, sizeof both);
+            ints both = load_ints(packed[s] + k * 8);
             __builtin_prefetch(ahead[s] + k * 8, 0, 2);
-            first[s] = both & low;
-            second[s] = (both >> 4) & low;
-        }
-        for (int r = 0; r < rows; r++)
-            for (int s = 0; s < strips; s++) {
-                sums[r][s] = add_fours(sums[r][s], first[s], in + r * stride + k);
-                sums[r][s] = add_fours(sums[r][s], second[s], in + r * stride + k + 4);
+            UNROLLED
+            for (int r = 0; r < rows; r++) {
+                sums[r][s] = add_fours(sums[r][s], both & low, in + r * stride + k);
+                sums[r][s] = add_fours(sums[r][s], (both >> 4) & low, in + r * stride + k + 4);
             }
+        }
     }
 }
 
@@ -52,34 +58,37 @@ INLINE void add_sixes(ints sums[MOST_ROWS][MOST_STRIPS], const uint8_t *const *p
                       const int8_t *in, int64_t stride, int64_t count, const int rows, const int strips) {
     ints low = same_int(0x3F3F3F3F);
     for (int64_t k = 0; k < count; k += 16) {
-        ints quads[4][MOST_STRIPS];
+        UNROLLED
         for (int s = 0; s < strips; s++) {
-            ints thirds[3];
-            memcpy(thirds, packed[s] + k * 12, sizeof thirds);
-            for (int part = 0; part < 3; part++) {
-                __builtin_prefetch(ahead[s] + k * 12 + part * 64, 0, 2);
-                quads[part][s] = thirds[part] & low;
+            const uint8_t *from = packed[s] + k * 12, *later = ahead[s] + k * 12;
+            ints first = load_ints(from), second = load_ints(from + 64), third = load_ints(from + 128);
+            __builtin_prefetch(later, 0, 2);
+            __builtin_prefetch(later + 64, 0, 2);
+            __builtin_prefetch(later + 128, 0, 2);
+            ints fourth = ((first >> 6) & same_int(0x03030303)) | ((second >> 4) & same_int(0x0C0C0C0C)) |
+                          ((third >> 2) & same_int(0x30303030));
+            UNROLLED
+            for (int r = 0; r < rows; r++) {
+                const int8_t *own = in + r * stride + k;
+                sums[r][s] = add_fours(sums[r][s], first & low, own);
+                sums[r][s] = add_fours(sums[r][s], second & low, own + 4);
+                sums[r][s] = add_fours(sums[r][s], third & low, own + 8);
+                sums[r][s] = add_fours(sums[r][s], fourth, own + 12);
             }
-            quads[3][s] = ((thirds[0] >> 6) & same_int(0x03030303)) | ((thirds[1] >> 4) & same_int(0x0C0C0C0C)) |
-                          ((thirds[2] >> 2) & same_int(0x30303030));
         }
-        for (int r = 0; r < rows; r++)
-            for (int s = 0; s < strips; s++)
-                for (int quad = 0; quad < 4; quad++)
-                    sums[r][s] = add_fours(sums[r][s], quads[quad][s], in + r * stride + k + 4 * quad);
     }
 }
 
 INLINE void add_bytes(ints sums[MOST_ROWS][MOST_STRIPS], const uint8_t *const *packed, const uint8_t *const *ahead,
                       const int8_t *in, int64_t stride, int64_t count, const int rows, const int strips) {
     for (int64_t k = 0; k < count; k += 4) {
-        ints quads[MOST_STRIPS];
+        UNROLLED
         for (int s = 0; s < strips; s++) {
-            memcpy(&quads[s], packed[s] + k * 16, sizeof quads[s]);
+            ints quads = load_ints(packed[s] + k * 16);
             __builtin_prefetch(ahead[s] + k * 16, 0, 2);
+            UNROLLED
+            for (int r = 0; r < rows; r++) sums[r][s] = add_fours(sums[r][s], quads, in + r * stride + k);
         }
-        for (int r = 0; r < rows; r++)
-            for (int s = 0; s < strips; s++) sums[r][s] = add_fours(sums[r][s], quads[s], in + r * stride + k);
     }
 }
 
