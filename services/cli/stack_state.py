@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from services.cli.console import CommandFailed
 
@@ -25,6 +26,11 @@ class StackState:
     pool: str
     control: str = ""
     """The socket at which the stack takes orders; empty: it takes none."""
+
+    def ports(self) -> set[int]:
+        """Those that others reach it at."""
+        urls = (self.http_url, self.supervisor_url, f"kafka://{self.kafka}", self.redis)
+        return {port for url in urls if (port := urlsplit(url).port) is not None}
 
     def write(self, data_dir: Path) -> None:
         temporary = data_dir / f"{FILE_NAME}.new"

@@ -20,6 +20,7 @@ from rich.table import Table
 from services.cli.console import err, out
 from services.cli.embedded.ports import is_free
 from services.cli.settings import UpSettings
+from services.cli.stack_state import running_stack
 
 MINIMUM_MEMORY_BYTES = 3 * 1024**3
 MINIMUM_DISK_BYTES = 2 * 1024**3
@@ -98,17 +99,19 @@ def check_java() -> Iterator[Finding]:
 
 def check_ports() -> Iterator[Finding]:
     settings = UpSettings()
+    state = running_stack(settings.data_dir)
+    own = set() if state is None else state.ports()
     for name, port in (
         ("HTTP", settings.http_port),
         ("supervisor", settings.supervisor_port),
         ("Kafka", settings.kafka_port),
         ("Redis", settings.redis_port),
     ):
-        free = port == 0 or is_free(port)
+        is_own, free = port in own, port == 0 or is_free(port)
         yield Finding(
             subject=f"port {port} ({name})",
-            verdict=Verdict.GOOD if free else Verdict.WARNING,
-            detail="free" if free else "taken",
+            verdict=Verdict.GOOD if is_own or free else Verdict.WARNING,
+            detail="of the stack that runs here" if is_own else "free" if free else "taken",
             advice="`penstock up` takes the next free port; choose one with its flag to know it beforehand",
         )
 

@@ -27,39 +27,52 @@ def write_own_text(
     *,
     first_token_id: int,
     num_sequences: int,
+    at_once: int,
     length: int,
     block_size_tokens: int,
     num_groups: int,
     num_blocks: int,
 ) -> list[list[int]]:
-    """At most `num_sequences` of `length` tokens each, as many as the cache holds; writes over its first blocks."""
+    """`num_sequences` of `length` tokens each, `at_once` of them at a time or as many as the cache holds, whose first
+    blocks are written over. None at all where it does not hold one.
+    """
     blocks_each = -(-length // block_size_tokens)
-    count = min(num_sequences, num_blocks // (blocks_each * num_groups))
-    sequences = [_sequence(index, first_token_id, blocks_each, num_groups, length) for index in range(count)]
-    for position in range(length - 1 if sequences else 0):
-        items = [
-            ScheduledSequence(sequence=one, start=position, num_tokens=1, samplers=(one,), is_decode=True)
-            for one in sequences
+    at_once = min(at_once, num_blocks // (blocks_each * num_groups))
+    written: list[list[int]] = []
+    while at_once and len(written) < num_sequences:
+        numbers = range(len(written), min(len(written) + at_once, num_sequences))
+        sequences = [
+            _sequence(number, place, first_token_id, blocks_each, num_groups, length)
+            for place, number in enumerate(numbers)
         ]
-        for token in runner.run(ScheduledBatch(items=items)):
-            token.sequence.token_ids.append(token.token_id)
-    return [one.token_ids for one in sequences]
+        for position in range(length - 1):
+            items = [
+                ScheduledSequence(sequence=one, start=position, num_tokens=1, samplers=(one,), is_decode=True)
+                for one in sequences
+            ]
+            for token in runner.run(ScheduledBatch(items=items)):
+                token.sequence.token_ids.append(token.token_id)
+        written += [one.token_ids for one in sequences]
+    return written
 
 
-def _sequence(index: int, first_token_id: int, blocks_each: int, num_groups: int, length: int) -> Sequence:
+def _sequence(
+    number: int, place: int, first_token_id: int, blocks_each: int, num_groups: int, length: int
+) -> Sequence:
+    """`number` is its seed, `place` that of its blocks."""
     request = RequestProgress(
-        request_id=f"own text {index}",
-        sampling=SamplingParameters(temperature=_TEMPERATURE, seed=index, ignore_eos=True),
+        request_id=f"own text {number}",
+        sampling=SamplingParameters(temperature=_TEMPERATURE, seed=number, ignore_eos=True),
         order=(0, 0, 0, 0),
         cache_salt="",
         ending_token_ids=frozenset(),
         submitted_ns=0,
     )
-    first = index * blocks_each * num_groups
+    first = place * blocks_each * num_groups
     return Sequence(
         request=request,
         choice=0,
-        seed=index,
+        seed=number,
         token_ids=[first_token_id],
         num_prompt_tokens=1,
         max_output_tokens=length,

@@ -110,7 +110,8 @@ def _own_text(context: DraftContext) -> list[list[int]]:
     text = write_own_text(
         model.runner,
         first_token_id=first if isinstance(first, int) and 0 <= first < model.vocabulary_size else 0,
-        num_sequences=min(_TEXT_SEQUENCES, context.max_tokens_per_step),
+        num_sequences=_TEXT_SEQUENCES,
+        at_once=context.max_tokens_per_step,
         length=min(_TEXT_TOKENS, model.max_model_tokens),
         block_size_tokens=model.geometry.block_size_tokens,
         num_groups=len(model.geometry.windows),

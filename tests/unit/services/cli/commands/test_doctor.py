@@ -1,6 +1,8 @@
 """The doctor's findings: good news, bad news, and advice with every bad one."""
 
+import os
 import socket
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -8,6 +10,7 @@ from typer.testing import CliRunner
 from services.cli.__main__ import app
 from services.cli.commands import doctor as doctor_module
 from services.cli.commands.doctor import CHECKS, Finding, Verdict, check_packages, check_ports
+from services.cli.stack_state import StackState
 
 
 def test_every_check_finds_something_and_every_problem_comes_with_advice() -> None:
@@ -33,6 +36,27 @@ def test_a_taken_port_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
         finding = next(check_ports())
     assert finding.verdict is Verdict.WARNING
     assert finding.detail == "taken"
+
+
+def test_a_port_of_the_stack_that_runs_here_is_no_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("PENSTOCK_UP_KAFKA_PORT", str(port))
+        monkeypatch.setenv("PENSTOCK_UP_DATA_DIR", str(tmp_path))
+        StackState(
+            pid=os.getpid(),
+            http_url="http://127.0.0.1:1",
+            supervisor_url="http://127.0.0.1:2",
+            kafka=f"127.0.0.1:{port}",
+            redis="redis://127.0.0.1:3/0",
+            span_database="",
+            pool="default",
+        ).write(tmp_path)
+        finding = next(finding for finding in check_ports() if "Kafka" in finding.subject)
+    assert finding.verdict is Verdict.GOOD
+    assert finding.detail == "of the stack that runs here"
 
 
 def test_the_command_fails_when_something_needed_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_what_it_drafts_changes_no_token(checkpoint: Path, method: str, kv_cache
     assert num_accepted > num_drafted // (5 if kv_cache == "int8" else 4), "it is the same model, only rounded"
 
 
-def test_a_draft_of_eight_bits_is_nearer_than_one_of_four(checkpoint: Path) -> None:
+def test_a_draft_of_eight_bits_is_nearer_than_one_of_six(checkpoint: Path) -> None:
     shares = []
     for method in METHODS:
         num_drafted, num_accepted = drafted(answer(load(checkpoint, speculation=method), temperature=1.0))
@@ -59,8 +59,8 @@ def test_a_draft_of_eight_bits_is_nearer_than_one_of_four(checkpoint: Path) -> N
 
 def test_it_is_fitted_once_and_the_same_again(tmp_path: Path) -> None:
     first, second = tiny_checkpoint(tmp_path / "first"), tiny_checkpoint(tmp_path / "second")
-    for directory in (first, second):
-        load(directory, speculation="quantspec")
+    load(first, speculation="quantspec")
+    load(second, speculation="quantspec", num_kv_blocks=100)  # the text does not fit it at once
     (file,) = (first / "penstock-drafts").iterdir()
     assert file.read_bytes() == (second / "penstock-drafts" / file.name).read_bytes()
     written = file.stat().st_mtime_ns
