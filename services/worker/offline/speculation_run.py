@@ -7,7 +7,7 @@ Source of the model: Leviathan, Kalman and Matias 2023, 3.1 to 3.3: with accepta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.worker.engine.engine import Engine
@@ -54,7 +54,7 @@ class Run:
 
 def answer(
     engine: Engine,
-    prompts: list[list[int]],
+    prompts: Mapping[int, list[int]],
     *,
     batch: int,
     temperature: float,
@@ -63,21 +63,23 @@ def answer(
     method: str,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Run:
-    """`batch` prompts at once, the next one when one has ended. An answer ends as it would for its reader: behind an
-    end token the model talks to itself, and what it says there is no task. `clock` is the engine's.
+    """`prompts` by number, `batch` of them at once, the next one when one has ended. `clock` is the engine's.
+
+    An answer ends as it would for its reader: behind an end token the model talks to itself, and what it says there is
+    no task.
 
     Raises ValueError for what the engine refuses.
     """
-    tokens: dict[str, list[int]] = {str(index): [] for index in range(len(prompts))}
+    tokens: dict[str, list[int]] = {str(number): [] for number in prompts}
     waiting = [
         Submit(
-            request_id=str(index),
-            choices=[ChoiceStart(index=0, prompt_token_ids=prompt, seed=1000 + index)],
-            sampling=SamplingParameters(temperature=temperature, max_tokens=output_tokens, seed=1000 + index),
+            request_id=str(number),
+            choices=[ChoiceStart(index=0, prompt_token_ids=prompt, seed=1000 + number)],
+            sampling=SamplingParameters(temperature=temperature, max_tokens=output_tokens, seed=1000 + number),
             eos_token_ids=eos_token_ids,
             speculation=method,
         )
-        for index, prompt in reversed(list(enumerate(prompts)))
+        for number, prompt in reversed(list(prompts.items()))
     ]
     decoded = drafted = accepted = judged = sequence_steps = steps = running = 0
     decode_seconds = draft_seconds = 0.0
@@ -115,6 +117,21 @@ def answer(
         num_drafted=drafted,
         num_accepted=accepted,
         num_judged=judged,
+    )
+
+
+def together(runs: Sequence[Run]) -> Run:
+    """Several runs as one. Of prompts that were answered more than once, the last answer."""
+    return Run(
+        tokens={name: tokens for run in runs for name, tokens in run.tokens.items()},
+        num_decoded=sum(run.num_decoded for run in runs),
+        decode_seconds=sum(run.decode_seconds for run in runs),
+        draft_seconds=sum(run.draft_seconds for run in runs),
+        num_sequence_steps=sum(run.num_sequence_steps for run in runs),
+        num_steps=sum(run.num_steps for run in runs),
+        num_drafted=sum(run.num_drafted for run in runs),
+        num_accepted=sum(run.num_accepted for run in runs),
+        num_judged=sum(run.num_judged for run in runs),
     )
 
 

@@ -56,9 +56,7 @@ def write_own_text(
     return written
 
 
-def _sequence(
-    number: int, place: int, first_token_id: int, blocks_each: int, num_groups: int, length: int
-) -> Sequence:
+def _sequence(number: int, place: int, first_token_id: int, blocks_each: int, num_groups: int, length: int) -> Sequence:
     """`number` is its seed, `place` that of its blocks."""
     request = RequestProgress(
         request_id=f"own text {number}",

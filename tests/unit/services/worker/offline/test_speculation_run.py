@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.worker.offline.speculation_run import Run, equal_share, expected_tokens, predicted_speed_up
+from services.worker.offline.speculation_run import Run, equal_share, expected_tokens, predicted_speed_up, together
 
 
 def run(
@@ -41,6 +41,14 @@ def test_tokens_behind_the_first_that_differs_count_as_different() -> None:
     one, other = run({"a": [1, 2, 3, 4], "b": [5, 6]}), run({"a": [1, 9, 3, 4], "b": [5, 6]})
     assert equal_share(one, one) == 1.0
     assert equal_share(other, one) == pytest.approx(3 / 6)
+
+
+def test_runs_add_up() -> None:
+    whole = together([run({"a": [1]}, seconds=1.0, accepted=3, judged=4), run({"b": [2]}, seconds=3.0)])
+    assert whole.tokens == {"a": [1], "b": [2]}
+    assert whole.tokens_per_second == pytest.approx(80 / 4)
+    assert whole.step_seconds == pytest.approx(4 / 20)
+    assert whole.acceptance == 0.75
 
 
 def test_a_run_without_drafts_has_no_acceptance() -> None:
