@@ -75,22 +75,36 @@ static inline float noise_of(uint32_t word) {
     return -log_of(-(w < 0.29f ? near : far));
 }
 
-static void choose_part(struct choice *best, const float *scores, int64_t begin, int64_t end, uint32_t position,
-                        uint32_t stream, uint32_t key, uint32_t other_key) {
+/* The largest of `count` numbers; lanes side by side, since compilers keep the order of one. */
+static inline float peak_of(const float *x, int64_t count) {
+    float peaks[LANES], peak = -INFINITY;
+    int64_t i = 0;
+    for (int lane = 0; lane < LANES; lane++) peaks[lane] = peak;
+    for (; i + LANES <= count; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) peaks[lane] = x[i + lane] > peaks[lane] ? x[i + lane] : peaks[lane];
+    for (; i < count; i++) peak = x[i] > peak ? x[i] : peak;
+    for (int lane = 0; lane < LANES; lane++) peak = peaks[lane] > peak ? peaks[lane] : peak;
+    return peak;
+}
+
+struct row {
+    const float *scores;
+    float highest, temperature; /* a score is (x - highest) / temperature; 0 and 1 leave it */
+    uint32_t position, key, other_key;
+};
+
+static void choose_part(struct choice *best, const struct row *row, int64_t begin, int64_t end, uint32_t stream) {
     uint32_t words[WORDS][LANES];
-    float values[BLOCK];
+    float scores[BLOCK], values[BLOCK];
     for (int64_t start = begin; start < end; start += BLOCK) {
         int64_t count = end - start < BLOCK ? end - start : BLOCK;
-        float peak = -INFINITY;
-        for (int64_t i = 0; i < count; i++) peak = scores[start + i] > peak ? scores[start + i] : peak;
+        for (int64_t i = 0; i < count; i++) scores[i] = (row->scores[start + i] - row->highest) / row->temperature;
+        float peak = peak_of(scores, count);
         if (!(peak + MOST_NOISE > best->value)) continue;
-        philox(words, (uint32_t)(start / WORDS), position, stream, key, other_key);
+        philox(words, (uint32_t)(start / WORDS), row->position, stream, row->key, row->other_key);
         for (int64_t i = 0; i < BLOCK; i++) values[i] = noise_of(((const uint32_t *)words)[i]);
-        peak = -INFINITY;
-        for (int64_t i = 0; i < count; i++) {
-            values[i] += scores[start + i];
-            peak = values[i] > peak ? values[i] : peak;
-        }
+        for (int64_t i = 0; i < count; i++) values[i] += scores[i];
+        peak = peak_of(values, count);
         if (!(peak > best->value)) continue;
         int64_t i = 0;
         while (values[i] != peak) i++;
@@ -98,17 +112,38 @@ static void choose_part(struct choice *best, const float *scores, int64_t begin,
     }
 }
 
-/* out [rows]: the token of the largest score and noise, of equal ones the first. scores [rows, columns], no NaN; keys
- * [rows, 2]; positions [rows]; `scratch` [rows, columns / PART rounded up] of struct choice. */
-void penstock_choose(int64_t *out, struct choice *scratch, const float *scores, const uint32_t *keys,
-                     const uint32_t *positions, int64_t stream, int64_t rows, int64_t columns) {
+/* out [rows]: the token of the largest score and noise, of equal ones the first. scores [rows, columns], no NaN, with
+ * `temperatures` [rows] logits that become scores: less their largest, divided; keys [rows, 2]; positions [rows];
+ * `scratch` [2, rows, columns / PART rounded up] of struct choice. */
+void penstock_choose(int64_t *out, struct choice *scratch, const float *scores, const float *temperatures,
+                     const uint32_t *keys, const uint32_t *positions, int64_t stream, int64_t rows, int64_t columns) {
     int64_t parts = (columns + PART - 1) / PART;
-#pragma omp parallel for schedule(dynamic) if (rows * parts > 1)
-    for (int64_t task = 0; task < rows * parts; task++) {
-        int64_t row = task / parts, begin = task % parts * PART, end = begin + PART < columns ? begin + PART : columns;
-        scratch[task] = (struct choice){-INFINITY, (int32_t)begin};
-        choose_part(scratch + task, scores + row * columns, begin, end, positions[row], (uint32_t)stream, keys[2 * row],
-                    keys[2 * row + 1]);
+    struct choice *peaks = scratch + rows * parts;
+#pragma omp parallel if (rows * parts > 1)
+    {
+        if (temperatures) {
+#pragma omp for schedule(static)
+            for (int64_t task = 0; task < rows * parts; task++) {
+                int64_t begin = task % parts * PART, count = columns - begin < PART ? columns - begin : PART;
+                peaks[task].value = peak_of(scores + task / parts * columns + begin, count);
+            }
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < rows * parts; task++) {
+            int64_t number = task / parts, begin = task % parts * PART;
+            int64_t end = begin + PART < columns ? begin + PART : columns;
+            struct row row = {scores + number * columns,  0.0f, 1.0f, positions[number], keys[2 * number],
+                              keys[2 * number + 1]};
+            if (temperatures) {
+                row.highest = -INFINITY, row.temperature = temperatures[number];
+                for (int64_t part = 0; part < parts; part++) {
+                    float peak = peaks[number * parts + part].value;
+                    row.highest = peak > row.highest ? peak : row.highest;
+                }
+            }
+            scratch[task] = (struct choice){-INFINITY, (int32_t)begin};
+            choose_part(scratch + task, &row, begin, end, (uint32_t)stream);
+        }
     }
     for (int64_t row = 0; row < rows; row++) {
         struct choice best = scratch[row * parts];

@@ -10,12 +10,12 @@ import torch
 from services.worker.engine.batch import SampledToken
 from services.worker.engine.device_transfer import Download, select_rows, upload
 from services.worker.engine.sampling.draw import Draw
-from services.worker.engine.sampling.keyed_choice import choose
+from services.worker.engine.sampling.keyed_choice import at_temperatures, choose
 from services.worker.engine.sampling.noise import NoiseStream
 from services.worker.engine.sampling.penalties import apply_penalties, changes_logits
 from services.worker.engine.sampling.residual import judge
 from services.worker.engine.sampling.token_masks import apply_masks
-from services.worker.engine.sampling.truncation import truncate
+from services.worker.engine.sampling.truncation import truncate, truncates
 
 _NUM_TOP = 20
 """The same for every row, so that ties are not broken by what a neighbour asked for."""
@@ -125,24 +125,28 @@ def _choose(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
     if not random_rows:
         return logits.argmax(dim=1)
     if len(random_rows) == len(draws):
-        return _draw(_scores(logits, draws), draws)
+        return _draw(logits, draws)
     chosen = logits.argmax(dim=1)
     some = [draws[row] for row in random_rows]
-    drawn = _draw(_scores(select_rows(logits, random_rows), some), some)
+    drawn = _draw(select_rows(logits, random_rows), some)
     return chosen.index_copy_(0, upload(random_rows, logits.device), drawn)
 
 
 def _scores(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
     """[R, V]: logarithms of weights at each row's temperature, -inf where the caller's filters cut."""
-    parameters = [draw.sampling for draw in draws]
-    temperatures = upload([one.temperature for one in parameters], logits.device)
-    # Shifted to a maximum of 0 first: a tiny temperature must not overflow.
-    return truncate((logits - logits.amax(dim=1, keepdim=True)) / temperatures[:, None], parameters)
+    return truncate(at_temperatures(logits, _temperatures(logits, draws)), [draw.sampling for draw in draws])
 
 
-def _draw(scores: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
+def _temperatures(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
+    return upload([draw.sampling.temperature for draw in draws], logits.device)
+
+
+def _draw(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
     """[R] int64; a draft's candidates are judged by rejection."""
     judged = [row for row, draw in enumerate(draws) if draw.candidate is not None]
+    if not judged and not any(truncates(draw.sampling) for draw in draws):
+        return choose(logits, draws, temperatures=_temperatures(logits, draws))
+    scores = _scores(logits, draws)
     if not judged:
         return choose(scores, draws)
     if len(judged) == len(draws):
