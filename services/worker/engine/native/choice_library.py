@@ -40,7 +40,7 @@ def load_choose() -> Choose | None:
         keys = np.array([[seed & _WORD, seed >> 32 & _WORD] for seed in seeds], dtype=np.uint32)
         places = np.array(positions, dtype=np.uint32)
         chosen = torch.empty(rows, dtype=torch.int64)
-        scratch = torch.empty((2, rows, -(-columns // _TOKENS_OF_A_PART), 2), dtype=torch.int32)
+        scratch = torch.empty((rows, 1 + -(-columns // _TOKENS_OF_A_PART), 2), dtype=torch.int32)
         function(
             chosen.data_ptr(),
             scratch.data_ptr(),
