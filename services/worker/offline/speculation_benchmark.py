@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +55,8 @@ class Plan:
     draft_model: Path | None = None
     context_tokens: int = LONG_TOKENS
     repeats: int = 1
+    is_adaptive: bool = False
+    """Lengths as a pool chooses them, up to those of the settings."""
     counts_processor_time: bool = False
     """On a machine that others use: of one thread, which waits for nobody."""
 
@@ -65,7 +67,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """`length` 0 is the baseline. Rates are of decode steps; the draft's and the step's times are of one step."""
+    """`length` 0 is the baseline. Rates are of decode steps; the draft's and the step's times are of one step.
+
+    What the cost model says is None where lengths are adaptive: it knows one length.
+    """
 
     method: str
     length: int
@@ -75,10 +80,10 @@ class Row:
     batch: int
     acceptance: float
     tokens_per_target_step: float
-    expected_tokens_per_step: float
+    expected_tokens_per_step: float | None
     tokens_per_second: float
     speed_up: float
-    predicted_speed_up: float
+    predicted_speed_up: float | None
     draft_ms: float
     verify_ms: float
     equal_share: float
@@ -125,7 +130,8 @@ def _rows_of(
         }
         if (setting.temperature, setting.task, setting.batch) not in known:
             rows.append(_row(_NONE, 0, without, without, **place))
-        rows.append(_row(method, length, run, without, **place))
+        row = _row(method, length, run, without, **place)
+        rows.append(replace(row, expected_tokens_per_step=None, predicted_speed_up=None) if plan.is_adaptive else row)
         report(_line(rows[-1]))
     return rows
 
@@ -173,9 +179,10 @@ def _row(method: str, length: int, run: Run, without: Run, **place: object) -> R
 
 def _line(row: Row) -> str:
     """For who waits: a table comes at the end only."""
+    predicted = "" if row.predicted_speed_up is None else f", {row.predicted_speed_up:.2f} predicted"
     return (
         f"  {row.task}, T {row.temperature:g}, batch {row.batch}: {row.acceptance:.1%} accepted,"
-        f" {row.speed_up:.2f} times as fast, {row.predicted_speed_up:.2f} predicted"
+        f" {row.speed_up:.2f} times as fast{predicted}"
     )
 
 
@@ -192,7 +199,7 @@ def _load(plan: Plan, method: str, verifier: str, length: int) -> Engine:
             draft_model=plan.draft_model,
             verifier=Verifier(verifier),
             max_draft_tokens=length,
-            fixed_draft_tokens=True,
+            fixed_draft_tokens=not plan.is_adaptive,
             max_running_sequences=most,
             max_waiting_sequences=most,
             num_kv_blocks=(longest // _BLOCK_TOKENS + 2) * (most + 1),
@@ -217,16 +224,20 @@ def result_table(rows: list[Row]) -> Table:
             str(row.batch),
             f"{row.acceptance:.1%}" if row.length else "",
             f"{row.tokens_per_target_step:.2f}",
-            f"{row.expected_tokens_per_step:.2f}",
+            _number(row.expected_tokens_per_step),
             f"{row.tokens_per_second:.1f}",
             f"{row.speed_up:.2f}",
-            f"{row.predicted_speed_up:.2f}",
+            _number(row.predicted_speed_up),
             f"{row.draft_ms:.1f}",
             f"{row.verify_ms:.1f}",
             f"{row.equal_share:.1%}",
         )
         table.add_row(*cells)
     return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _settings(
@@ -271,6 +282,9 @@ def _command(
     answers: Annotated[int, typer.Option(min=1, help="Of a row; at least two for each sequence of a batch.")] = 4,
     context_tokens: Annotated[int, typer.Option(min=64, help="Of the long task.")] = LONG_TOKENS,
     repeats: Annotated[int, typer.Option(min=1, help="Of each pair of answers.")] = 1,
+    is_adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="Drafts as long as a pool would make them; k is the most.")
+    ] = False,
     processor_time: Annotated[
         bool, typer.Option("--processor-time", help="On a busy machine: speed by the processor time of one thread.")
     ] = False,
@@ -296,6 +310,7 @@ def _command(
             context_tokens=context_tokens,
             repeats=repeats,
             num_threads=num_threads,
+            is_adaptive=is_adaptive,
             counts_processor_time=processor_time,
         )
         rows = run_benchmark(plan, lambda text: errors.print(text, markup=False, highlight=False, soft_wrap=True))

@@ -59,3 +59,22 @@ def test_a_draft_that_is_always_right_brings_what_the_formula_says(rows: list[Ro
 
 def test_the_table_has_all_of_them(rows: list[Row]) -> None:
     assert result_table(rows).row_count == len(rows)
+
+
+def test_lengths_as_a_pool_chooses_them_have_no_prediction(checkpoint: Path) -> None:
+    plan = Plan(
+        model=checkpoint,
+        methods=("lookahead",),
+        settings=crossed(lengths=(4,), tasks=("chat",), batches=(2,)),
+        answers=2,
+        is_adaptive=True,
+        counts_processor_time=True,
+        verifiers=("coupled",),
+        kv_cache="16bit",
+        output_tokens=16,
+        num_threads=1,
+    )
+    found = run_benchmark(plan, lambda _: None)
+    assert [(row.method, row.predicted_speed_up) for row in found] == [("none", 1.0), ("lookahead", None)]
+    assert {row.equal_share for row in found} == {1.0}
+    assert result_table(found).row_count == 2
