@@ -7,13 +7,11 @@ same model, the same file.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from services.worker.engine.calibration.gptq import SecondOrder
@@ -32,7 +30,7 @@ DraftWeights = dict[str, QuantizedTensor]
 _SIX_BITS = LayerScheme(weights=integers(8, group_size=32, used_bits=6))
 _EIGHT_BITS = LayerScheme(weights=integers(8, group_size=32))
 _RECIPE = "gptq-own-text-2, 6 bits in groups of 32"
-_SCHEMES = "schemes"
+_CODES, _SCALES = ".codes", ".scales"
 _EMBEDDING = "model.embed_tokens.weight"
 
 
@@ -93,20 +91,14 @@ def draft_name(fingerprint: str, text: str) -> str:
 
 
 def save_draft(file: Path, weights: DraftWeights) -> None:
-    """At once: another process may write the same. Raises OSError."""
+    """Of `fit_draft`. At once: another process may write the same. Raises OSError."""
     parts: dict[str, torch.Tensor] = {}
-    schemes: dict[str, list[int | bool | None]] = {}
     for name, tensor in weights.items():
-        parts[f"{name}.codes"] = tensor.codes.contiguous()
-        parts[f"{name}.scales"] = tensor.scales.contiguous()
-        if tensor.zero_points is not None:
-            parts[f"{name}.zero_points"] = tensor.zero_points.contiguous()
-        scheme = tensor.scheme
-        schemes[name] = [scheme.bits, scheme.used_bits, scheme.group_size, scheme.is_symmetric, *tensor.shape]
+        parts[f"{name}{_CODES}"] = tensor.codes.contiguous()
+        parts[f"{name}{_SCALES}"] = tensor.scales.contiguous()
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")
-    # One entry: several would be written in any order.
-    save_file(parts, unfinished, metadata={_SCHEMES: json.dumps(schemes)})
+    save_file(parts, unfinished)
     unfinished.replace(file)
 
 
@@ -115,20 +107,13 @@ def load_draft(file: Path) -> DraftWeights | None:
     if not file.is_file():
         return None
     try:
-        with safe_open(file, framework="pt") as stored:
-            schemes = json.loads(stored.metadata()[_SCHEMES])
         parts = load_file(file)
-        return {name: _tensor(parts, name, scheme) for name, scheme in schemes.items()}
     except SafetensorError:
         return None
+    names = [part.removesuffix(_CODES) for part in parts if part.endswith(_CODES)]
+    return {name: _tensor(parts[f"{name}{_CODES}"], parts[f"{name}{_SCALES}"]) for name in names}
 
 
-def _tensor(parts: Mapping[str, torch.Tensor], name: str, described: list[Any]) -> QuantizedTensor:
-    bits, used_bits, group_size, is_symmetric, rows, columns = described
-    return QuantizedTensor(
-        scheme=integers(bits, group_size=group_size, is_symmetric=is_symmetric, used_bits=used_bits),
-        shape=(rows, columns),
-        codes=parts[f"{name}.codes"],
-        scales=parts[f"{name}.scales"],
-        zero_points=None if is_symmetric else parts[f"{name}.zero_points"],
-    )
+def _tensor(codes: torch.Tensor, scales: torch.Tensor) -> QuantizedTensor:
+    rows, columns = codes.shape
+    return QuantizedTensor(scheme=_SIX_BITS.for_columns(columns), shape=(rows, columns), codes=codes, scales=scales)

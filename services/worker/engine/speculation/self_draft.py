@@ -70,7 +70,7 @@ class SelfDraft:
 
 
 def build_quantspec(context: DraftContext) -> SelfDraft:
-    """Weights mostly of 4 bits; fitted at the first start, which takes a minute or so, and kept beside the model.
+    """Weights of six bits; fitted at the first start, which takes some minutes, and kept beside the model.
 
     Raises EngineRefused for a model whose layers cannot be quantized.
     """

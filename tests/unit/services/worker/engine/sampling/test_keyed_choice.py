@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from services.worker.engine.native.choice_library import load_choose
+from services.worker.engine.sampling import keyed_choice
 from services.worker.engine.sampling.draw import Draw
 from services.worker.engine.sampling.keyed_choice import at_temperatures, choose
 from services.worker.engine.sampling.noise import NoiseStream, gumbel
@@ -21,10 +22,15 @@ def by_definition(scores: torch.Tensor, rows: list[Draw]) -> torch.Tensor:
     return (gumbel(seeds, positions, scores.shape[1], NoiseStream.TARGET, scores.device) + scores).argmax(dim=1)
 
 
+@pytest.mark.parametrize("is_native", [True, False])
 @pytest.mark.parametrize("num_tokens", [1, 63, 64, 1_000, 8_193, 49_152])
-def test_one_pass_over_logits_is_what_its_parts_are(num_tokens: int) -> None:
-    if load_choose() is None:
+def test_one_pass_over_logits_is_what_its_parts_are(
+    num_tokens: int, is_native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_native and load_choose() is None:
         pytest.skip("no C compiler")
+    if not is_native:
+        monkeypatch.setattr(keyed_choice, "load_choose", lambda: None)
     rows = draws(len(TEMPERATURES))
     logits = 4 * torch.randn(len(rows), num_tokens, generator=torch.Generator().manual_seed(num_tokens))
     logits[4, : num_tokens // 2] = -torch.inf
