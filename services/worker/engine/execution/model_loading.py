@@ -29,6 +29,7 @@ from services.worker.engine.models.linear_reader import (
 )
 from services.worker.engine.models.operator_selection import select_operators
 from services.worker.engine.models.quantized_linear import QuantizedLinears
+from services.worker.engine.native.weight_memory import give_back_free_memory
 from services.worker.engine.quantization.load_time import KEEP, KEEP_WITH_HEAD, parse_rounding
 
 
@@ -77,6 +78,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         operators=select_operators(config.attention_backend, device=device, dtype=dtype),
         linears=_linear_reader(config.quantization, checkpoint, read, kinds),
     )
+    give_back_free_memory()
     groups = group_layers([layer.sliding_window for layer in shape.layers], max_model_tokens=limit)
     geometry = CacheGeometry(
         block_size_tokens=config.block_size_tokens,

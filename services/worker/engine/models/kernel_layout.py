@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from services.worker.engine.native.quantized_library import COLUMN_STEP, COLUMNS_PER_STRIP
+from services.worker.engine.native.weight_memory import WEIGHT_MEMORY
 from services.worker.engine.quantization.packing import unpack_codes
 from services.worker.engine.quantization.quantized_tensor import FLOAT8_DTYPES, QuantizedTensor
 from services.worker.engine.quantization.scheme import NumberFormat
@@ -91,7 +92,7 @@ def integer_weights(tensor: QuantizedTensor, group_size: int) -> KernelWeights:
     return _kernel_weights(
         tensor,
         group_size,
-        packed.contiguous(),
+        packed,
         zero=float(tensor.scheme.implied_zero_point),
         lowest=lowest,
         table=None,
@@ -121,7 +122,7 @@ def table_weights(tensor: QuantizedTensor, group_size: int) -> KernelWeights:
     pairs = places.permute(0, 2, 1, 4, 3).to(torch.int32)  # [columns / 16, steps, 16, 2, places in a word]
     shifts = torch.arange(0, 16, bits, dtype=torch.int32)
     words = (pairs << shifts).sum(dim=-1).to(torch.int16)  # [columns / 16, steps, 16, 2]
-    return _kernel_weights(tensor, group_size, words.contiguous(), zero=zero, table=table.bfloat16(), bits=bits)
+    return _kernel_weights(tensor, group_size, words, zero=zero, table=table.bfloat16(), bits=bits)
 
 
 def permutation(tensor: QuantizedTensor) -> torch.Tensor | None:
@@ -178,9 +179,9 @@ def _kernel_weights(
     if all(torch.equal(part.half().float(), part) for part in laid):
         laid = [part.half() for part in laid]
     return KernelWeights(
-        packed=packed,
-        scales=laid[0],
-        offsets=laid[1] if len(laid) > 1 else None,
+        packed=WEIGHT_MEMORY.copy(packed),
+        scales=WEIGHT_MEMORY.copy(laid[0]),
+        offsets=WEIGHT_MEMORY.copy(laid[1]) if len(laid) > 1 else None,
         table=table,
         zero=int(zero) - lowest,
         bits=bits,

@@ -1,8 +1,8 @@
 """A linear layer for inference: weights laid out once for the machine, then only multiplied.
 
-On CPU bfloat16 weights are packed: for our own kernel where the processor multiplies bfloat16 pairs (twice oneDNN's
-speed for a few rows, as fast for many), else for oneDNN, which reaches the memory bandwidth where F.linear reaches
-half of it. The plain tensor is dropped by whoever passes it in.
+On CPU bfloat16 weights are packed: for our own kernel where the processor has AVX-512 (faster than oneDNN for few rows
+and at least as fast for many), else for oneDNN, which reaches the memory bandwidth where F.linear reaches half of it.
+The plain tensor is dropped by whoever passes it in.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from services.worker.engine.native.library import Products, load_products
+from services.worker.engine.native.weight_memory import WEIGHT_MEMORY
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
 """[rows, columns of the weight] -> [rows, rows of the weight]."""
@@ -22,7 +23,7 @@ def make_linear(weight: torch.Tensor, bias: torch.Tensor | None, *, wide_output:
     """`wide_output` asks for float32 products of 16-bit weights, without rounding on the way where that is free."""
     if weight.device.type == "cpu" and weight.dtype == torch.bfloat16:
         products = load_products() if weight.shape[1] % 2 == 0 else None
-        if products is not None and products.has_pair_products:
+        if products is not None and products.are_fast:
             return NativeLinear(products, weight, bias, torch.float32 if wide_output else torch.bfloat16)
         if torch._C._has_mkldnn:
             return _widened(PackedLinear(weight, bias)) if wide_output else PackedLinear(weight, bias)
@@ -115,7 +116,7 @@ class NativeLinear:
 def _pack(products: Products, weight: torch.Tensor) -> torch.Tensor:
     """[columns, inner] -> [columns / 16, inner / 2, 16, 2], columns rounded up with zeros."""
     columns, inner = weight.shape
-    packed = torch.empty((-(-columns // _LANES), inner // 2, _LANES, 2), dtype=weight.dtype)
+    packed = WEIGHT_MEMORY.empty((-(-columns // _LANES), inner // 2, _LANES, 2), weight.dtype)
     weight = weight.contiguous()
     products.pack(packed.data_ptr(), weight.data_ptr(), columns, inner)
     return packed

@@ -19,6 +19,8 @@ from pathlib import Path
 _NAMES = (
     "kernels.c",
     "matmul.c",
+    "pair_tiles.c",
+    "wide_tiles.c",
     "decoder_step.c",
     "quantized_integer.c",
     "quantized_table.c",

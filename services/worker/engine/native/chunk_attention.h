@@ -62,22 +62,20 @@ static void pack_tile(uint32_t *restrict keys, uint32_t *restrict values, const 
     }
 }
 
-/* out [rows, columns] float32 (+)= in [rows, inner] x packed; columns a multiple of 16. */
+/* out [rows, columns] float32 (+)= in [rows, inner] x packed; columns a multiple of 16, rows up to CHUNK_ROWS. */
 static void small_product(float *restrict out, const uint16_t *restrict in, const uint16_t *restrict packed,
                           int64_t rows, int64_t columns, int64_t inner, const int adds) {
-    for (int64_t column = 0, groups; column < columns; column += groups * LANES) {
+    struct strip strip = {0};
+    for (int64_t column = 0; column < columns; column += strip.groups * LANES) {
         int64_t left = (columns - column) / LANES;
-        groups = left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        const uint16_t *weights[GROUPS];
-        for (int64_t g = 0; g < groups; g++) weights[g] = packed + (column + g * LANES) * inner;
-        for (int64_t row = 0; row < rows; row += TILE_ROWS) {
-            float sums[TILE_ROWS * STRIP];
-            int64_t count = rows - row < TILE_ROWS ? rows - row : TILE_ROWS, width = groups * LANES;
-            penstock_tile(sums, in + row * inner, inner, weights, NULL, inner, count, groups);
-            for (int64_t r = 0; r < count; r++) {
-                float *place = out + (row + r) * columns + column;
-                for (int64_t i = 0; i < width; i++) place[i] = sums[r * width + i] + (adds ? place[i] : 0.0f);
-            }
+        strip.groups = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        for (int64_t g = 0; g < strip.groups; g++) strip.weights[g] = packed + (column + g * LANES) * inner;
+        float sums[CHUNK_ROWS * STRIP];
+        int64_t width = strip.groups * LANES;
+        penstock_block(sums, in, inner, rows, &strip, inner);
+        for (int64_t r = 0; r < rows; r++) {
+            float *place = out + r * columns + column;
+            for (int64_t i = 0; i < width; i++) place[i] = sums[r * width + i] + (adds ? place[i] : 0.0f);
         }
     }
 }

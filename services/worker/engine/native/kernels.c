@@ -8,7 +8,7 @@
 
 #include "rows.h"
 
-int64_t penstock_interface_version(void) { return 7; }
+int64_t penstock_interface_version(void) { return 8; }
 
 #define ELEMENT float
 #define NAME(name) name##_f32

@@ -17,7 +17,7 @@ from services.worker.engine.native.prebuilt import prebuilt_library
 
 MAX_GROUP = 64
 MAX_HEAD_SIZE = 256
-_INTERFACE_VERSION = 7
+_INTERFACE_VERSION = 8
 
 _POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, list[Any]] = {
@@ -47,10 +47,14 @@ def _function(library: ctypes.CDLL, name: str, suffix: str) -> Any:
 
 
 class Products:
-    """What matmul.c offers for bfloat16 weights; `has_pair_products`: the processor multiplies pairs of them."""
+    """What matmul.c offers for bfloat16 weights; `are_fast`: the processor has the registers that it was written for.
+
+    `use_wide` chooses for the process how bfloat16 is multiplied; `choose_products` has chosen the faster way.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.has_pair_products = bool(library.penstock_has_pair_products())
+        self.are_fast = bool(library.penstock_has_wide_registers())
+        self.use_wide = _plain(library, "penstock_use_wide_products", [_INTEGER])
         self.matmul = _plain(library, "penstock_matmul", [_POINTER] * 4 + [_INTEGER] * 4)
         self.largest = _plain(library, "penstock_largest", [_POINTER] * 4 + [_INTEGER] * 3)
         self.pack = _plain(library, "penstock_pack", [_POINTER] * 2 + [_INTEGER] * 2)
@@ -92,10 +96,23 @@ def open_library() -> ctypes.CDLL | None:
         except (NoNativeKernels, OSError):
             continue
         library.penstock_interface_version.restype = ctypes.c_int64
-        library.penstock_has_pair_products.restype = ctypes.c_int64
         if library.penstock_interface_version() == _INTERFACE_VERSION:
+            choose_products(library)
             return library
     return None
+
+
+def choose_products(library: ctypes.CDLL) -> bool:
+    """Pairs in one instruction or float32, whichever this processor is faster with: the numbers are the same.
+
+    Returns whether it is float32.
+    """
+    library.penstock_has_wide_registers.restype = ctypes.c_int64
+    library.penstock_time_products.argtypes, library.penstock_time_products.restype = [_INTEGER], ctypes.c_double
+    library.penstock_use_wide_products.argtypes = [_INTEGER]
+    is_faster = library.penstock_time_products(1) < library.penstock_time_products(0)
+    library.penstock_use_wide_products(is_faster)
+    return bool(is_faster)
 
 
 def _compiled(*, with_openmp: bool) -> Path:

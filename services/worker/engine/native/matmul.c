@@ -1,53 +1,39 @@
 /* Products of matrices, by strips of columns; and what else knows how packed weights lie. See matmul.h. */
 #include "matmul.h"
 
+#include <time.h>
+
 #define MOST_TALL_ROWS 24
-#define STREAM_AHEAD 2048 /* numbers of each group: the processor's own prefetching stops at the end of a page */
 
-int64_t penstock_has_pair_products(void) { return HAS_PAIR_PRODUCTS; }
+static int is_wide_faster = 0;
 
-/* `rows` x `groups` * 16 sums in registers; both are constants where it is called. */
-INLINE void tile(float *sums, const uint16_t *in, int64_t stride, const uint16_t *const *weights,
-                 const uint16_t *const *ahead, int64_t inner, const int rows, const int groups) {
-    lanes own[TALL_ROWS][GROUPS];
-    for (int r = 0; r < rows; r++)
-        for (int g = 0; g < groups; g++) own[r][g] = no_lanes();
-    for (int64_t k = 0; k < inner; k += 2) {
-        pairs w[GROUPS];
-        for (int g = 0; g < groups; g++) {
-            w[g] = load_pairs(weights[g] + k * LANES);
-            if (ahead) __builtin_prefetch(ahead[g] + k * LANES, 0, 2);
-        }
-        for (int r = 0; r < rows; r++) {
-            pairs same = same_pair(in + r * stride + k);
-            for (int g = 0; g < groups; g++) own[r][g] = add_products(own[r][g], same, w[g]);
-        }
+/* 0: others multiply bfloat16 faster than this file. */
+int64_t penstock_has_wide_registers(void) { return HAS_WIDE_REGISTERS; }
+
+void penstock_use_wide_products(int64_t yes) { is_wide_faster = yes && HAS_WIDE_REGISTERS; }
+
+/* Seconds of this thread for the same small product one way or the other, the least of some repeats. */
+double penstock_time_products(int64_t is_wide) {
+    enum { INNER = 512, ROWS = 8, REPEATS = 20 };
+    static uint16_t zeros[ROWS * INNER * LANES];
+    float sums[ROWS * TALL_GROUPS * LANES];
+    struct strip strip = {.groups = TALL_GROUPS};
+    for (int64_t g = 0; g < TALL_GROUPS; g++) strip.weights[g] = zeros;
+    double least = 1e9;
+    for (int repeat = 0; repeat < REPEATS; repeat++) {
+        struct timespec begin, end;
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begin);
+        (is_wide ? penstock_wide_block : penstock_pair_block)(sums, zeros, INNER, ROWS, &strip, INNER);
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end);
+        double seconds = (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+        least = seconds < least ? seconds : least;
     }
-    for (int r = 0; r < rows; r++)
-        for (int g = 0; g < groups; g++) memcpy(sums + (r * groups + g) * LANES, &own[r][g], sizeof own[r][g]);
+    return least;
 }
 
-#define CASE(rows, groups)                                                                                             \
-    case (rows) * 8 + (groups):                                                                                        \
-        tile(sums, in, stride, weights, ahead, inner, (rows) <= TALL_ROWS ? (rows) : 1, groups);                       \
-        break;
-#define CASES(rows) CASE(rows, 1) CASE(rows, 2) CASE(rows, 3) CASE(rows, 4)
-
-void penstock_tile(float *sums, const uint16_t *in, int64_t stride, const uint16_t *const *weights,
-                   const uint16_t *const *ahead, int64_t inner, int64_t rows, int64_t groups) {
-    if (!ahead && rows == TILE_ROWS && groups == GROUPS) {
-        tile(sums, in, stride, weights, NULL, inner, TILE_ROWS, GROUPS);
-        return;
-    }
-    if (!ahead && rows == TALL_ROWS && groups == TALL_GROUPS) {
-        tile(sums, in, stride, weights, NULL, inner, TALL_ROWS, TALL_GROUPS);
-        return;
-    }
-    ahead = ahead ? ahead : weights;
-    switch (rows * 8 + groups) {
-        CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6)
-        CASE(7, 1) CASE(7, 2) CASE(7, 3) CASE(8, 1) CASE(8, 2) CASE(8, 3)
-    }
+void penstock_block(float *sums, const uint16_t *in, int64_t stride, int64_t rows, const struct strip *strip,
+                    int64_t inner) {
+    (is_wide_faster ? penstock_wide_block : penstock_pair_block)(sums, in, stride, rows, strip, inner);
 }
 
 static void add_bias(const struct product *p, float *sums, int64_t column, int64_t count) {
@@ -93,81 +79,65 @@ static void keep_largest(const struct product *p, struct largest *best, const fl
 
 static int is_gated(enum epilogue epilogue) { return epilogue == STORE_SILU || epilogue == STORE_GELU; }
 
-/* Where the sums of some rows and columns are, `stride` numbers between rows; `up`: what gated ones are multiplied by. */
-struct sums {
-    float *own, *up;
-    int64_t stride, width;
-};
-
-static void finish_rows(const struct product *p, const struct sums *s, int64_t row, int64_t rows, int64_t column,
-                        struct largest *best, enum epilogue epilogue) {
+void penstock_finish_rows(const struct product *p, float *sums, int64_t row, int64_t rows, int64_t column,
+                          int64_t groups, struct largest *best, enum epilogue epilogue) {
+    int64_t width = is_gated(epilogue) ? groups / 2 * LANES : groups * LANES;
     for (int64_t r = 0; r < rows; r++) {
-        float *own = s->own + r * s->stride, *up = s->up + r * s->stride;
+        float *own = sums + r * groups * LANES, *up = own + width;
         switch (epilogue) {
-        case STORE_SUMS: store_sums(p, own, row + r, column, s->width); break;
-        case STORE_SILU: store_gated(p, own, up, row + r, column, s->width, 0); break;
-        case STORE_GELU: store_gated(p, own, up, row + r, column, s->width, 1); break;
-        case KEEP_LARGEST: keep_largest(p, best + row + r, own, column, s->width); break;
+        case STORE_SUMS: store_sums(p, own, row + r, column, width); break;
+        case STORE_SILU: store_gated(p, own, up, row + r, column, width, 0); break;
+        case STORE_GELU: store_gated(p, own, up, row + r, column, width, 1); break;
+        case KEEP_LARGEST: keep_largest(p, best + row + r, own, column, width); break;
         }
     }
 }
 
-void penstock_finish_rows(const struct product *p, float *sums, int64_t row, int64_t rows, int64_t column,
-                          int64_t groups, struct largest *best, enum epilogue epilogue) {
-    int64_t width = groups * LANES, own = is_gated(epilogue) ? width / 2 : width;
-    const struct sums found = {sums, sums + own, width, own};
-    finish_rows(p, &found, row, rows, column, best, epilogue);
-}
-
-/* All rows of `groups` * 16 columns, of gated ones in all: the weights come from memory with the first rows and from the
- * cache after that, while the strip at `next` is fetched: by a tall pass at once, its products take long enough. Gated
- * columns and their partners share a tile, or, of tall ones, have one each. */
-static void multiply_strip(const struct product *p, int64_t column, int64_t next, int64_t groups, int64_t most,
+/* All rows of `groups` * 16 columns, of gated ones and their partners in the second half. */
+static void multiply_strip(const struct product *p, int64_t column, int64_t next, int64_t groups,
                            struct largest *best, enum epilogue epilogue) {
-    const uint16_t *weights[2 * GROUPS], *following[2 * GROUPS], *stream[2 * GROUPS];
-    int gated = is_gated(epilogue);
-    int64_t own = gated ? groups / 2 : groups, width = own * LANES;
-    int64_t tiles = groups > GROUPS ? 2 : 1, each_groups = groups / tiles;
+    struct strip strip = {.groups = groups, .has_next = 1};
+    int64_t own = is_gated(epilogue) ? groups / 2 : groups;
     for (int64_t g = 0; g < groups; g++) {
         int64_t place = g >= own ? p->columns / 2 + (g - own) * LANES : g * LANES;
-        weights[g] = p->packed + (column + place) * p->inner;
-        following[g] = p->packed + (next + place) * p->inner;
-        stream[g] = weights[g] + STREAM_AHEAD;
+        strip.weights[g] = p->packed + (column + place) * p->inner;
+        strip.next[g] = p->packed + (next + place) * p->inner;
     }
-    int64_t passes = (p->rows + most - 1) / most, each = (p->rows + passes - 1) / passes;
-    for (int64_t row = 0; row < p->rows; row += each) {
-        const uint16_t *const *ahead = row == each || each > TILE_ROWS ? following : row == 0 ? stream : NULL;
-        float sums[TALL_ROWS * 2 * STRIP];
-        int64_t rows = p->rows - row < each ? p->rows - row : each;
-        for (int64_t t = 0; t < tiles; t++)
-            penstock_tile(sums + t * TALL_ROWS * STRIP, p->in + row * p->inner, p->inner, weights + t * each_groups,
-                          ahead ? ahead + t * each_groups : NULL, p->inner, rows, each_groups);
-        const struct sums found = {sums, sums + (tiles == 2 ? TALL_ROWS * STRIP : width), each_groups * LANES, width};
-        finish_rows(p, &found, row, rows, column, best, epilogue);
+    for (int64_t row = 0; row < p->rows; row += BLOCK_ROWS) {
+        _Alignas(64) float sums[BLOCK_ROWS * MOST_GROUPS * LANES];
+        int64_t rows = p->rows - row < BLOCK_ROWS ? p->rows - row : BLOCK_ROWS;
+        penstock_block(sums, p->in + row * p->inner, p->inner, rows, &strip, p->inner);
+        penstock_finish_rows(p, sums, row, rows, column, groups, best, epilogue);
+        strip.has_next = 0;
     }
 }
 
-/* Whether 8 x 3 groups need fewer passes than 6 x 4. Of many rows both take as long. */
-static int is_tall(int64_t rows) {
-    return rows <= MOST_TALL_ROWS && (rows + TALL_ROWS - 1) / TALL_ROWS < (rows + TILE_ROWS - 1) / TILE_ROWS;
+/* Groups of a strip. 8 x 3 where that needs fewer passes than 6 x 4: of many rows both take as long. Wide products have
+ * one tile of 3 groups or two, which share what becomes float32 of their inputs. */
+static int64_t widest_strip(const struct product *p, int64_t groups, int64_t halves, int64_t threads) {
+    if (is_wide_faster) {
+        int has_many = p->rows > 2 * TALL_ROWS && groups >= 16 * TALL_GROUPS * threads;
+        return TALL_GROUPS * (has_many || halves == 2 ? 2 : 1) / halves;
+    }
+    int64_t tall = (p->rows + TALL_ROWS - 1) / TALL_ROWS, flat = (p->rows + TILE_ROWS - 1) / TILE_ROWS;
+    return p->rows <= MOST_TALL_ROWS && tall < flat ? TALL_GROUPS : GROUPS / halves;
 }
 
+/* Strips of `most` groups of columns, and the last ones of one group each, so that threads get equal shares. */
 void penstock_multiply(const struct product *p, struct team *team, int64_t thread, struct largest *best,
                        enum epilogue epilogue) {
     int gated = is_gated(epilogue);
-    int64_t columns = gated ? p->columns / 2 : p->columns;
-    /* Wide strips are faster, but of few the threads would get unequal shares. */
-    int64_t groups = p->columns / STRIP >= 16 * team->size ? GROUPS : GROUPS / 2, most = TILE_ROWS;
-    if (is_tall(p->rows)) groups = gated ? 2 * TALL_GROUPS : TALL_GROUPS, most = TALL_ROWS;
-    int64_t width = (gated ? groups / 2 : groups) * LANES, strips = (columns + width - 1) / width, strip = thread;
+    int64_t groups = ((gated ? p->columns / 2 : p->columns) + LANES - 1) / LANES, halves = gated ? 2 : 1;
+    int64_t most = widest_strip(p, groups, halves, team->size);
+    int64_t wide = groups > most * team->size ? (groups - most * team->size) / most + 1 : 0;
+    int64_t strips = wide + groups - wide * most, strip = thread;
     while (strip < strips) {
-        int64_t next = claim(team), column = strip * width, ahead = next < strips ? next * width : column;
-        if (column + width <= columns)
-            multiply_strip(p, column, ahead, groups, most, best, epilogue);
-        else
-            for (; column < columns; column += LANES)
-                multiply_strip(p, column, column, gated ? 2 : 1, most, best, epilogue);
-        strip = next;
+        int64_t following = claim(team), ahead = following < strips ? following : strip;
+        int64_t begin = strip < wide ? strip * most : wide * most + strip - wide;
+        int64_t next = ahead < wide ? ahead * most : wide * most + ahead - wide;
+        int64_t count = strip < wide ? most : 1;
+        multiply_strip(p, begin * LANES, next * LANES, count * halves, best, epilogue);
+        strip = following;
     }
 }
 

@@ -14,7 +14,9 @@
 #include "team.h"
 
 #define GROUPS 4
+#define MOST_GROUPS 6
 #define STRIP (GROUPS * LANES)
+#define BLOCK_ROWS 256
 
 struct product {
     void *out;              /* [rows, columns], bfloat16, or float32 where is_wide */
@@ -33,10 +35,25 @@ struct largest {
     int32_t is_broken;
 };
 
-/* sums [rows, groups * 16], weights[g] being group g's pairs; rows up to TILE_ROWS and groups up to GROUPS, or
- * rows up to TALL_ROWS and groups up to TALL_GROUPS. Meanwhile `ahead` is asked of memory, unless it is NULL. */
-void penstock_tile(float *sums, const uint16_t *in, int64_t stride, const uint16_t *const *weights,
-                   const uint16_t *const *ahead, int64_t inner, int64_t rows, int64_t groups);
+/* Up to MOST_GROUPS times 16 columns: where each group's pairs begin, and those of the strip that comes next. */
+struct strip {
+    const uint16_t *weights[MOST_GROUPS], *next[MOST_GROUPS];
+    int64_t groups, has_next;
+};
+
+/* Groups of a strip that are held in registers at once; they divide its groups. */
+INLINE int64_t groups_of_tile(int64_t groups) { return groups > GROUPS ? groups / 2 : groups; }
+
+/* sums [rows, groups * 16] of up to BLOCK_ROWS rows of in [.., stride]; meanwhile the next strip is asked of memory.
+ * Both give the same numbers. */
+void penstock_pair_block(float *sums, const uint16_t *in, int64_t stride, int64_t rows, const struct strip *strip,
+                         int64_t inner);
+void penstock_wide_block(float *sums, const uint16_t *in, int64_t stride, int64_t rows, const struct strip *strip,
+                         int64_t inner);
+
+/* By whichever is faster here. */
+void penstock_block(float *sums, const uint16_t *in, int64_t stride, int64_t rows, const struct strip *strip,
+                    int64_t inner);
 
 /* A thread's part of a product, without the meeting at its end. STORE_SILU and STORE_GELU take the second half of the
  * columns as what the activated first half is multiplied by: out [rows, columns / 2], rounded after each operation as

@@ -1,7 +1,7 @@
 /* Sixteen float32 sums and sixteen pairs of bfloat16 at a time: what every matrix product here is made of.
  *
- * Chosen when the kernels are built, on the machine that runs them: AVX-512 BF16 multiplies pairs in one instruction;
- * elsewhere (AVX2, AVX-512 without it, NEON, SSE) GCC's vector types turn a pair into two float32 products.
+ * Chosen when the kernels are built, on the machine that runs them: AVX-512 BF16 multiplies pairs in one instruction,
+ * AVX-512 in two with the same result; elsewhere (AVX2, NEON, SSE) GCC's vector types do.
  */
 #ifndef PENSTOCK_PAIRS_H
 #define PENSTOCK_PAIRS_H
@@ -27,7 +27,7 @@ INLINE uint16_t to_bf16(float x) {
     return (uint16_t)(x != x ? 0x7FC0u : rounded);
 }
 
-#if defined(__AVX512BF16__) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
 
 /* 6 x 4 sums, 4 weights and an input fit the 32 registers; 24 products for 10 loads keep the multipliers busy. */
@@ -35,29 +35,40 @@ INLINE uint16_t to_bf16(float x) {
 /* 8 x 3 fit too: for what would be two passes of 6. */
 #define TALL_ROWS 8
 #define TALL_GROUPS 3
-#define HAS_PAIR_PRODUCTS 1
+#define HAS_WIDE_REGISTERS 1
 
 typedef __m512 lanes;
-typedef __m512bh pairs;
+typedef __m512i pairs;
 
 INLINE lanes no_lanes(void) { return _mm512_setzero_ps(); }
 
-INLINE pairs load_pairs(const uint16_t *x) { return (pairs)_mm512_loadu_si512(x); }
+INLINE pairs load_pairs(const uint16_t *x) { return _mm512_loadu_si512(x); }
 
 INLINE pairs same_pair(const uint16_t *x) {
     int32_t two;
     memcpy(&two, x, sizeof two);
-    return (pairs)_mm512_set1_epi32(two);
+    return _mm512_set1_epi32(two);
 }
 
-INLINE lanes add_products(lanes sum, pairs a, pairs b) { return _mm512_dpbf16_ps(sum, a, b); }
+/* The second of a pair and the first, as the instruction for both takes them one after the other. */
+INLINE lanes second_of_pairs(pairs x) { return (lanes)_mm512_and_si512(x, _mm512_set1_epi32((int32_t)0xFFFF0000u)); }
+INLINE lanes first_of_pairs(pairs x) { return (lanes)_mm512_slli_epi32(x, 16); }
+
+INLINE lanes add_products(lanes sum, pairs a, pairs b) {
+#if defined(__AVX512BF16__)
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+#else
+    sum = _mm512_fmadd_ps(second_of_pairs(a), second_of_pairs(b), sum);
+    return _mm512_fmadd_ps(first_of_pairs(a), first_of_pairs(b), sum);
+#endif
+}
 
 #else
 
 #define TILE_ROWS 4
 #define TALL_ROWS TILE_ROWS
 #define TALL_GROUPS 2
-#define HAS_PAIR_PRODUCTS 0
+#define HAS_WIDE_REGISTERS 0
 
 typedef float lanes __attribute__((vector_size(64)));
 typedef uint32_t pairs __attribute__((vector_size(64)));

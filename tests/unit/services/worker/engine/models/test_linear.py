@@ -1,13 +1,14 @@
 """Every kind of linear layer against the definition, and what the native one promises about batches."""
 
 import math
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch.nn import functional
 
 from services.worker.engine.models.linear import NativeLinear, PackedLinear, PlainLinear, make_linear
-from services.worker.engine.native.library import load_products
+from services.worker.engine.native.library import choose_products, load_products, open_library
 
 SHAPES = [(96, 64), (64, 2), (1, 8), (15, 32), (17, 576), (50, 96), (130, 80), (960, 576)]
 """(columns, inner); full strips of 64, groups of 16, and what is left over."""
@@ -56,6 +57,52 @@ def test_a_row_is_the_same_bit_by_bit_in_every_batch_and_on_every_number_of_thre
         torch.set_num_threads(num_threads)
 
 
+@pytest.fixture
+def ways() -> Iterator[Callable[[NativeLinear, torch.Tensor], list[torch.Tensor]]]:
+    """A product by pairs in one instruction and by float32, whichever is the faster here."""
+    products, library = load_products(), open_library()
+    if products is None or library is None or not products.are_fast:
+        pytest.skip("there is one way here")
+
+    def both(linear: NativeLinear, inputs: torch.Tensor) -> list[torch.Tensor]:
+        found = []
+        for is_wide in (0, 1):
+            products.use_wide(is_wide)
+            found.append(linear(inputs))
+        return found
+
+    yield both
+    choose_products(library)
+
+
+Ways = Callable[[NativeLinear, torch.Tensor], list[torch.Tensor]]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 9, 24, 100, 300])
+@pytest.mark.parametrize(("columns", "inner"), [*SHAPES, (1600, 130), (33, 1000)])
+def test_pairs_and_float32_give_the_same_bits(rows: int, columns: int, inner: int, ways: Ways) -> None:
+    inputs, weight = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()
+    by_pairs, by_floats = ways(native(weight, wide=True), inputs)
+    assert torch.equal(by_pairs, by_floats)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 20])
+def test_they_do_so_for_numbers_of_all_sizes_and_for_none(rows: int, ways: Ways) -> None:
+    exponents = torch.randint(0, 256, (rows + 40, 300)).to(torch.int16) << 7
+    bits = (
+        exponents | torch.randint(0, 128, exponents.shape).to(torch.int16) | torch.randint(0, 2, exponents.shape) << 15
+    )
+    numbers = bits.to(torch.int16).view(torch.bfloat16)
+    by_pairs, by_floats = ways(native(numbers[rows:], wide=True), numbers[:rows])
+    assert torch.equal(by_pairs.nan_to_num(7.0), by_floats.nan_to_num(7.0))
+    assert torch.equal(by_pairs.isnan(), by_floats.isnan())
+    tiny = torch.full((rows, 64), 2.0**-130).bfloat16()
+    by_pairs, by_floats = ways(native(torch.full((17, 64), 3.0).bfloat16(), wide=True), tiny)
+    assert not by_pairs.any(), "denormal inputs are zeros"
+    assert torch.equal(by_pairs, by_floats)
+    assert torch.full((1,), 2.0**-140).mul(1.0).item() > 0, "and only there"
+
+
 def test_nothing_is_written_behind_the_last_column() -> None:
     weight = torch.randn(17, 8).bfloat16()
     found = native(weight)(torch.randn(3, 8).bfloat16())
@@ -80,7 +127,7 @@ def test_inputs_that_do_not_lie_in_one_piece_are_read_right() -> None:
 def test_the_kind_follows_the_weight() -> None:
     assert isinstance(make_linear(torch.randn(4, 4), None), PlainLinear)
     products = load_products()
-    has_matmul = products is not None and products.has_pair_products
+    has_matmul = products is not None and products.are_fast
     packed = make_linear(torch.randn(4, 4).bfloat16(), None)
     assert isinstance(packed, NativeLinear if has_matmul else PackedLinear)
     odd = make_linear(torch.randn(4, 3).bfloat16(), None)

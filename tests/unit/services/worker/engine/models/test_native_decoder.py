@@ -74,7 +74,7 @@ def config_of(case: str) -> DecoderConfig:
 def build(config: DecoderConfig, *, is_reference: bool = False, quantization: str = "none") -> Decoder:
     kernels = load_kernels(torch.bfloat16)
     products = load_products()
-    if kernels is None or products is None or not products.has_pair_products:
+    if kernels is None or products is None or not products.are_fast:
         pytest.skip("no bfloat16 pairs on this processor, or no C compiler")
     shapes = expected_shapes(config)
     torch.manual_seed(5)

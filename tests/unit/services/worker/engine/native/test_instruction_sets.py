@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from services.worker.engine.models.linear import NativeLinear
 from services.worker.engine.models.quantized_native import IntegerLinear, TableLinear
 from services.worker.engine.native.build import CACHE_VARIABLE, NoNativeKernels, build
+from services.worker.engine.native.library import Products, load_products
 from services.worker.engine.native.quantized_library import QuantizedKernels, load_quantized_kernels
 from tests.quantized_matrices import quantized_matrix, six_bit_matrix, some_inputs
 
@@ -36,3 +38,24 @@ def test_older_processors_compute_the_same(
         found = TableLinear(older, weight, None, wide_output=True)(inputs)
         expected = TableLinear(here, weight, None, wide_output=True)(inputs)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_without_the_instruction_for_bfloat16_products_are_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    here = load_products()
+    try:
+        older = Products(ctypes.CDLL(str(build(with_openmp=False, without=("avx512bf16",)))))
+    except NoNativeKernels as reason:
+        pytest.skip(str(reason))
+    assert here is not None
+    if not here.are_fast:
+        pytest.skip("no AVX-512 here")
+    assert older.are_fast
+    inputs, weight = torch.randn(11, 192).bfloat16(), torch.randn(70, 192).bfloat16()
+    expected = NativeLinear(here, weight, None, torch.float32)(inputs)
+    for is_wide in (0, 1):
+        older.use_wide(is_wide)
+        assert torch.equal(NativeLinear(older, weight, None, torch.float32)(inputs), expected)
