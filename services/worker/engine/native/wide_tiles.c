@@ -90,10 +90,12 @@ static void any_wide_tile(float *sums, int64_t stride, const float *in, const st
     }
 }
 
-/* in [rows, stride] bfloat16 -> wide [rows, DEPTH]. */
-static void widen(float *wide, const uint16_t *in, int64_t stride, int64_t rows, int64_t depth) {
-    for (int64_t r = 0; r < rows; r++)
+/* in [rows, stride] bfloat16 -> wide [rows, DEPTH]; what comes next is asked for, it lies in a page for every row. */
+static void widen(float *wide, const uint16_t *in, const uint16_t *next, int64_t stride, int64_t rows, int64_t depth) {
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t k = 0; k < DEPTH; k += 32) __builtin_prefetch(next + r * stride + k, 0, 3);
         for (int64_t k = 0; k < depth; k++) wide[r * DEPTH + k] = from_bf16(in[r * stride + k]);
+    }
 }
 
 void penstock_wide_block(float *sums, const uint16_t *in, int64_t stride, int64_t rows, const struct strip *strip,
@@ -108,7 +110,8 @@ void penstock_wide_block(float *sums, const uint16_t *in, int64_t stride, int64_
         for (int64_t row = 0; row < rows; row += each) {
             int64_t count = rows - row < each ? rows - row : each;
             enum source source = row > 0 ? KEPT : passes > 1 ? NARROW_AND_KEEP : NARROW;
-            widen(inputs, in + row * stride + begin, stride, count, depth);
+            const uint16_t *own = in + row * stride + begin;
+            widen(inputs, own, row + each < rows ? own + each * stride : in + begin + DEPTH, stride, count, depth);
             for (int64_t g = 0; g < strip->groups; g += tile_groups) {
                 const struct piece p = {strip->weights + g,
                                         strip->has_next ? strip->next + g : NULL,
