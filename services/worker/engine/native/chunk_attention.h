@@ -80,23 +80,44 @@ static void small_product(float *restrict out, const uint16_t *restrict in, cons
     }
 }
 
+/* Of [KEYS]; a NaN is never the largest. Written out because compilers leave the comparison scalar. */
+static inline float largest_of(const float *scores) {
+    lanes best, next;
+    float all[LANES];
+    memcpy(&best, scores, sizeof best);
+    for (int64_t j = LANES; j < KEYS; j += LANES) {
+        memcpy(&next, scores + j, sizeof next);
+        best = larger(next, best);
+    }
+    memcpy(all, &best, sizeof all);
+    float peak = -INFINITY;
+    for (int64_t j = 0; j < LANES; j++) peak = all[j] > peak ? all[j] : peak;
+    return peak;
+}
+
 /* scores [KEYS] of keys from `start` on -> weights; what the token at `position` does not see weighs nothing. */
 static inline float weigh_row(uint16_t *restrict weights, float *restrict scores, float *largest, float *total,
                               const struct chunk *c, int64_t start, int64_t count, int64_t position) {
     int64_t end = position + 1 - start < count ? position + 1 - start : count;
     int64_t begin = c->window > 0 && position - c->window + 1 > start ? position - c->window + 1 - start : 0;
-    for (int64_t j = 0; j < KEYS; j++) weights[j] = 0;
-    if (begin >= end) return 1.0f;
-    float peak = *largest, added = 0.0f;
-    for (int64_t j = begin; j < end; j++) scores[j] *= c->scale;
-    for (int64_t j = begin; j < end && c->soft_cap > 0.0f; j++) scores[j] = c->soft_cap * tanhf(scores[j] / c->soft_cap);
-    for (int64_t j = begin; j < end; j++) peak = scores[j] > peak ? scores[j] : peak;
+    if (begin >= end) {
+        for (int64_t j = 0; j < KEYS; j++) weights[j] = 0;
+        return 1.0f;
+    }
+    float added = 0.0f;
+    for (int64_t j = 0; j < KEYS; j++) scores[j] *= c->scale;
+    for (int64_t j = 0; j < KEYS && c->soft_cap > 0.0f; j++) scores[j] = c->soft_cap * tanhf(scores[j] / c->soft_cap);
+    for (int64_t j = 0; j < begin; j++) scores[j] = -INFINITY;
+    for (int64_t j = end; j < KEYS; j++) scores[j] = -INFINITY;
+    float found = largest_of(scores), peak = found > *largest ? found : *largest;
     float shrink = peak == *largest ? 1.0f : exponential(*largest - peak);
-    for (int64_t j = begin; j < end; j++) {
+    for (int64_t j = 0; j < KEYS; j++) {
         float weight = exponential(scores[j] - peak);
-        added += weight;
+        added += weight; /* of what is not seen 1e-38 */
         weights[j] = to_bf16(weight);
     }
+    for (int64_t j = 0; j < begin; j++) weights[j] = 0;
+    for (int64_t j = end; j < KEYS; j++) weights[j] = 0;
     *total = *total * shrink + added;
     *largest = peak;
     return shrink;

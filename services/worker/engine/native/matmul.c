@@ -49,15 +49,21 @@ static void store_sums(const struct product *p, float *sums, int64_t row, int64_
         for (int64_t i = 0; i < count; i++) ((uint16_t *)p->out)[place + i] = to_bf16(sums[i]);
 }
 
-static void store_gated(const struct product *p, float *sums, float *up, int64_t row, int64_t column, int64_t width,
+INLINE void store_gated(const struct product *p, float *sums, float *up, int64_t row, int64_t column, int64_t width,
                         const int is_gelu) {
     int64_t half = p->columns / 2;
     uint16_t *out = (uint16_t *)p->out + row * half + column;
     add_bias(p, sums, column, width);
     add_bias(p, up, column + half, width);
-    for (int64_t i = 0; i < width; i++) {
-        float gate = from_bf16(to_bf16(sums[i]));
-        out[i] = to_bf16(from_bf16(to_bf16(is_gelu ? gelu(gate) : silu(gate))) * from_bf16(to_bf16(up[i])));
+    /* Sixteen at a time: a loop of that length is vectorised without a beginning and an end. */
+    for (int64_t begin = 0; begin < width; begin += LANES) {
+        uint16_t gated[LANES];
+        for (int64_t i = 0; i < LANES; i++) {
+            float gate = from_bf16(to_bf16(sums[begin + i]));
+            float activated = from_bf16(to_bf16(is_gelu ? gelu(gate) : silu(gate)));
+            gated[i] = to_bf16(activated * from_bf16(to_bf16(up[begin + i])));
+        }
+        memcpy(out + begin, gated, sizeof gated);
     }
 }
 
@@ -112,32 +118,55 @@ static void multiply_strip(const struct product *p, int64_t column, int64_t next
     }
 }
 
-/* Groups of a strip. 8 x 3 where that needs fewer passes than 6 x 4: of many rows both take as long. Wide products have
- * one tile of 3 groups or two, which share what becomes float32 of their inputs. */
-static int64_t widest_strip(const struct product *p, int64_t groups, int64_t halves, int64_t threads) {
-    if (is_wide_faster) {
-        int has_many = p->rows > 2 * TALL_ROWS && groups >= 16 * TALL_GROUPS * threads;
-        return TALL_GROUPS * (has_many || halves == 2 ? 2 : 1) / halves;
-    }
-    int64_t tall = (p->rows + TALL_ROWS - 1) / TALL_ROWS, flat = (p->rows + TILE_ROWS - 1) / TILE_ROWS;
-    return p->rows <= MOST_TALL_ROWS && tall < flat ? TALL_GROUPS : GROUPS / halves;
+/* Groups of the widest strips. 8 x 3 where that needs fewer passes than 6 x 4: of many rows both take as long. Wide
+ * products have one tile of 3 groups, or two, which share what becomes float32 of many rows. */
+static int64_t widest_strip(int64_t rows, int64_t halves) {
+    if (is_wide_faster) return rows > 2 * TALL_ROWS || halves == 2 ? 2 * TALL_GROUPS / halves : TALL_GROUPS;
+    int64_t tall = (rows + TALL_ROWS - 1) / TALL_ROWS, flat = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    return rows <= MOST_TALL_ROWS && tall < flat ? TALL_GROUPS : GROUPS / halves;
 }
 
-/* Strips of `most` groups of columns, and the last ones of one group each, so that threads get equal shares. */
+#define WIDTHS 3
+
+/* A product's groups of columns in strips, the widest first: the last ones are narrow, so that threads get equal shares. */
+struct shares {
+    int64_t widths[WIDTHS], counts[WIDTHS], strips;
+};
+
+static struct shares share(int64_t groups, int64_t widest, int64_t threads) {
+    struct shares s = {.widths = {widest, (widest + 1) / 2, 1}};
+    for (int i = 0; i < WIDTHS; i++) {
+        int64_t width = s.widths[i], kept = i < WIDTHS - 1 ? width * threads : 0;
+        s.counts[i] = groups > kept ? (groups - kept + width - 1) / width : 0;
+        groups -= s.counts[i] * width;
+        s.strips += s.counts[i];
+    }
+    return s;
+}
+
+/* Where a strip begins, in groups, and how many it has; the last strip's place for those behind it. */
+static int64_t place_of(const struct shares *s, int64_t strip, int64_t *width) {
+    int64_t begin = 0;
+    if (strip >= s->strips) strip = s->strips - 1;
+    for (int i = 0; i < WIDTHS; i++) {
+        *width = s->widths[i];
+        if (strip < s->counts[i]) return begin + strip * *width;
+        strip -= s->counts[i];
+        begin += s->counts[i] * *width;
+    }
+    return begin;
+}
+
 void penstock_multiply(const struct product *p, struct team *team, int64_t thread, struct largest *best,
                        enum epilogue epilogue) {
-    int gated = is_gated(epilogue);
-    int64_t groups = ((gated ? p->columns / 2 : p->columns) + LANES - 1) / LANES, halves = gated ? 2 : 1;
-    int64_t most = widest_strip(p, groups, halves, team->size);
-    int64_t wide = groups > most * team->size ? (groups - most * team->size) / most + 1 : 0;
-    int64_t strips = wide + groups - wide * most, strip = thread;
-    while (strip < strips) {
-        int64_t following = claim(team), ahead = following < strips ? following : strip;
-        int64_t begin = strip < wide ? strip * most : wide * most + strip - wide;
-        int64_t next = ahead < wide ? ahead * most : wide * most + ahead - wide;
-        int64_t count = strip < wide ? most : 1;
-        multiply_strip(p, begin * LANES, next * LANES, count * halves, best, epilogue);
-        strip = following;
+    int64_t halves = is_gated(epilogue) ? 2 : 1, groups = (p->columns / halves + LANES - 1) / LANES;
+    const struct shares shares = share(groups, widest_strip(p->rows, halves), team->size);
+    int64_t strip = thread;
+    while (strip < shares.strips) {
+        int64_t next = claim(team), width, next_width, begin = place_of(&shares, strip, &width);
+        int64_t ahead = place_of(&shares, next, &next_width);
+        multiply_strip(p, begin * LANES, ahead * LANES, width * halves, best, epilogue);
+        strip = next;
     }
 }
 

@@ -42,6 +42,9 @@ typedef __m512i pairs;
 
 INLINE lanes no_lanes(void) { return _mm512_setzero_ps(); }
 
+/* b where a is a NaN. */
+INLINE lanes larger(lanes a, lanes b) { return _mm512_max_ps(a, b); }
+
 INLINE pairs load_pairs(const uint16_t *x) { return _mm512_loadu_si512(x); }
 
 INLINE pairs same_pair(const uint16_t *x) {
@@ -74,6 +77,12 @@ typedef float lanes __attribute__((vector_size(64)));
 typedef uint32_t pairs __attribute__((vector_size(64)));
 
 INLINE lanes no_lanes(void) { return (lanes){0}; }
+
+INLINE lanes larger(lanes a, lanes b) {
+    lanes c;
+    for (int i = 0; i < LANES; i++) c[i] = a[i] > b[i] ? a[i] : b[i];
+    return c;
+}
 
 INLINE pairs load_pairs(const uint16_t *x) {
     pairs y;
