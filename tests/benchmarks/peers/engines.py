@@ -1,6 +1,7 @@
 """One engine behind three calls, in a process and an environment of its own: `python engines.py NAME MODEL THREADS`.
 
-Reads one JSON object a line and answers one: {"batch_size", ...} -> {"seconds"}, {"arrivals"} -> {"token_seconds"},
+Reads one JSON object a line and answers one: {"batch_size", ...} -> {"first_seconds", "last_seconds"} (when every
+sequence had its first token, when all had their last), {"arrivals"} -> {"token_seconds"},
 {"questions"} -> {"answers": [[token ids, seconds of each], ...]}.
 Imports nothing of this project but the engine itself, which only `penstock` needs: peers have other environments.
 """
@@ -22,7 +23,9 @@ CACHE_TOKENS = 40_000
 
 
 class Peer(Protocol):
-    def generate(self, prompts: Prompts, num_tokens: int) -> None: ...
+    def generate(self, prompts: Prompts, num_tokens: int) -> list[float]:
+        """When each step's tokens were there, from the first that every sequence had; `perf_counter`'s seconds."""
+        ...
 
 
 def draw_prompts(count: int, length: int, vocabulary_size: int, seed: int = 0) -> Prompts:
@@ -62,12 +65,18 @@ class Penstock:
         start = ChoiceStart(index=0, prompt_token_ids=prompt)
         self.engine.submit(Submit(request_id=name, choices=[start], sampling=sampling, eos_token_ids=ends or []))
 
-    def generate(self, prompts: Prompts, num_tokens: int) -> None:
+    def generate(self, prompts: Prompts, num_tokens: int) -> list[float]:
         for index, prompt in enumerate(prompts):
             self._submit(str(index), prompt, num_tokens)
+        waiting, times = set(map(str, range(len(prompts)))), []
         while self.engine.has_work:
-            if rejected := self.engine.step().rejected:
-                raise ValueError(rejected[0].message)
+            result = self.engine.step()
+            if result.rejected:
+                raise ValueError(result.rejected[0].message)
+            waiting -= {event.request_id for event in result.tokens}
+            if not waiting:
+                times.append(time.perf_counter())
+        return times
 
     def mixed(self, arrivals: list[dict[str, Any]], prompts: Prompts) -> list[list[float]]:
         times: list[list[float]] = [[] for _ in arrivals]
@@ -146,14 +155,15 @@ class Vllm:
             times.extend([time.perf_counter() - started] * new)
         return times
 
-    def generate(self, prompts: Prompts, num_tokens: int) -> None:
+    def generate(self, prompts: Prompts, num_tokens: int) -> list[float]:
         started = time.perf_counter()
 
-        async def everything() -> None:
+        async def everything() -> list[list[float]]:
             tasks = [self._one(f"{started}-{i}", prompt, num_tokens, started) for i, prompt in enumerate(prompts)]
-            await asyncio.gather(*tasks)
+            return list(await asyncio.gather(*tasks))
 
-        self.loop.run_until_complete(everything())
+        found = self.loop.run_until_complete(everything())
+        return [started + max(times) for times in zip(*found, strict=True)]
 
     def mixed(self, arrivals: list[dict[str, Any]], prompts: Prompts) -> list[list[float]]:
         started = time.perf_counter()
@@ -206,8 +216,14 @@ class Transformers:
         torch.set_num_threads(threads)
         self.model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
 
-    def generate(self, prompts: Prompts, num_tokens: int) -> None:
+    def generate(self, prompts: Prompts, num_tokens: int) -> list[float]:
         import torch
+
+        times: list[float] = []
+
+        def look(token_ids: Any, scores: Any) -> Any:
+            times.append(time.perf_counter())
+            return scores
 
         with torch.inference_mode():
             ids = torch.tensor(prompts)
@@ -218,7 +234,9 @@ class Transformers:
                 max_new_tokens=num_tokens,
                 min_new_tokens=num_tokens,
                 pad_token_id=0,
+                logits_processor=[look],
             )
+        return times
 
 
 class LlamaCpp:
@@ -241,17 +259,19 @@ class LlamaCpp:
             verbose=False,
         )
 
-    def generate(self, prompts: Prompts, num_tokens: int) -> None:
+    def generate(self, prompts: Prompts, num_tokens: int) -> list[float]:
         if len(prompts) > 1:
             raise NotImplementedError("measured with one sequence")
         import numpy as np
 
         self.model.reset()
-        tokens = prompts[0]
+        tokens, times = prompts[0], []
         for _ in range(num_tokens):
             self.model.eval(tokens)
             logits = np.ctypeslib.as_array(self.model._ctx.get_logits_ith(-1), shape=(self.model.n_vocab(),))
             tokens = [int(logits.argmax())]
+            times.append(time.perf_counter())
+        return times
 
 
 ENGINES = {
@@ -277,8 +297,8 @@ def answer(engine: Any, request: dict[str, Any]) -> dict[str, Any]:
         return {"token_seconds": engine.mixed(arrivals, prompts)}
     prompts = draw_prompts(request["batch_size"], request["prompt_tokens"], vocabulary_size, seed=request["seed"])
     started = time.perf_counter()
-    engine.generate(prompts, request["output_tokens"])
-    return {"seconds": time.perf_counter() - started}
+    times = engine.generate(prompts, request["output_tokens"])
+    return {"first_seconds": times[0] - started, "last_seconds": times[-1] - started}
 
 
 def main() -> None:

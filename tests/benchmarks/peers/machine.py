@@ -1,4 +1,4 @@
-"""What this machine can do at most: bytes read and bfloat16 products a second. `python -m ...machine` prints it."""
+"""What this machine can do at most: bytes read and products a second. `python -m ...machine` prints it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,19 @@ def read_bandwidth() -> float:
     return measure_reading(torch.device("cpu"))
 
 
-def product_rate(rows: int = 512) -> float:
-    """bfloat16 products and sums a second in oneDNN's own format, the best of two shapes."""
-    best = 0.0
+def product_rates(rows: int = 512) -> dict[str, float]:
+    """Products and sums a second of torch's libraries, the best of two shapes.
+
+    bfloat16 in oneDNN's own format, and float32, which some processors are faster with.
+    """
+    best = {"bfloat16": 0.0, "float32": 0.0}
     for columns, inner in ((4864, 896), (2048, 2048)):
         inputs, weight = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         multiply = functools.partial(torch.ops.mkldnn._linear_pointwise, inputs, packed, None, "none", [], "")
-        seconds = best_seconds(multiply)
-        best = max(best, 2 * rows * columns * inner / seconds)
+        wide = functools.partial(torch.mm, inputs.float(), weight.float().t())
+        for name, work in (("bfloat16", multiply), ("float32", wide)):
+            best[name] = max(best[name], 2 * rows * columns * inner / best_seconds(work))
     return best
 
 
@@ -46,4 +50,5 @@ def state_of_machine() -> dict[str, object]:
 if __name__ == "__main__":
     for name, rate in ways_to_read(torch.device("cpu")).items():
         sys.stdout.write(f"{name}: {rate / 1e9:.1f} GB/s\n")
-    sys.stdout.write(f"products: {product_rate() / 1e9:.0f} GFLOP/s\n")
+    for name, rate in product_rates().items():
+        sys.stdout.write(f"{name} products: {rate / 1e9:.0f} GFLOP/s\n")

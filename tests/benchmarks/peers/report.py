@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,12 +19,12 @@ OWN = "penstock"
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """`bandwidth` in bytes/s, `flops` in products and sums/s: the machine's limits in this run."""
+    """`bandwidths` in bytes/s, `products` in products and sums/s by number format: the machine's, every round's."""
 
     model: str
     config: dict[str, Any]
-    bandwidth: float
-    flops: float
+    bandwidths: list[float] = field(default_factory=list)
+    products: list[dict[str, float]] = field(default_factory=list)
     arguments: list[str] = field(default_factory=list)
     """What the run was asked for."""
     shapes: list[Shape] = field(default_factory=list)
@@ -34,6 +35,14 @@ class Report:
     mixed: dict[str, Any] = field(default_factory=dict)
     state_before: dict[str, object] = field(default_factory=dict)
     state_after: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def bandwidth(self) -> float:
+        return statistics.median(self.bandwidths)
+
+    @property
+    def flops(self) -> dict[str, float]:
+        return {name: statistics.median(one[name] for one in self.products) for name in self.products[0]}
 
     def limit(self, shape: Shape) -> float:
         head_size = self.config["hidden_size"] // self.config["num_attention_heads"]
@@ -46,7 +55,7 @@ class Report:
             weight_bytes=2 * values,
             cache_bytes_per_token=per_layer * self.config["num_hidden_layers"],
             bandwidth=self.bandwidth,
-            flops=self.flops,
+            flops=max(self.flops.values()),
         )
 
     def share_of_limit(self, shape: Shape) -> float | None:
@@ -58,7 +67,8 @@ class Report:
         return {
             "model": self.model,
             "arguments": self.arguments,
-            "machine": {"bytes_per_second": self.bandwidth, "bf16_flops": self.flops},
+            "machine": {"bytes_per_second": self.bandwidth, "flops": self.flops},
+            "machine_rounds": {"bytes_per_second": self.bandwidths, "flops": self.products},
             "state": {"before": self.state_before, "after": self.state_after},
             "settings": self.settings,
             "first_token_seconds": self.first_token_seconds,
@@ -95,7 +105,8 @@ def as_table(report: Report) -> str:
     engines = list(report.first_token_seconds)
     names = [shape.name for shape in report.shapes]
     lines = [
-        f"{report.model}: {report.bandwidth / 1e9:.1f} GB/s, {report.flops / 1e9:.0f} GFLOP/s bf16",
+        f"{report.model}: {report.bandwidth / 1e9:.1f} GB/s, GFLOP/s of torch's products: "
+        + ", ".join(f"{rate / 1e9:.0f} in {name}" for name, rate in report.flops.items()),
         "",
         _row("tok/s", *names, "first token", "resident"),
         _row(*["---"] * (len(names) + 3)),

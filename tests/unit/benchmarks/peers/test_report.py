@@ -22,7 +22,9 @@ PREFILL = Shape(name="prefill 512", batch_size=1, prompt_tokens=512, output_toke
 
 @pytest.fixture
 def report() -> Report:
-    made = Report(model="m", config=QWEN2_05B, bandwidth=33e9, flops=440e9, shapes=[BATCH_1, PREFILL])
+    made = Report(model="m", config=QWEN2_05B, shapes=[BATCH_1, PREFILL])
+    made.bandwidths = [30e9, 40e9, 33e9]
+    made.products = [{"bfloat16": 210e9, "float32": 440e9}]
     made.first_token_seconds = {"penstock": 2.0, "vllm": 80.0}
     for own, peer in ((30.0, 15.0), (33.0, 11.0), (20.0, 10.0)):
         made.figures.add("penstock", "batch 1", own)

@@ -9,7 +9,7 @@ from tests.benchmarks.peers.run import find_model, write_reports
 
 
 def part(*arguments: str) -> Report:
-    report = Report(model="qwen2", config=QWEN2_05B, bandwidth=1e9, flops=1e12)
+    report = Report(model="qwen2", config=QWEN2_05B, bandwidths=[1e9], products=[{"bfloat16": 1e12}])
     report.arguments = list(arguments)
     return report
 
@@ -18,7 +18,7 @@ def test_a_later_part_stands_behind_the_earlier_ones_with_its_own_limits(tmp_pat
     target = tmp_path / "peers.json"
     write_reports([], [part("--rounds", "3")], target)
     slower = part("--long", "1")
-    slower.bandwidth = 5e8
+    slower.bandwidths = [5e8]
     write_reports(json.loads(target.read_text()), [slower], target)
     found = json.loads(target.read_text())
     assert [one["arguments"] for one in found] == [["--rounds", "3"], ["--long", "1"]]
