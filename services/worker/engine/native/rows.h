@@ -94,16 +94,8 @@ static inline void NAME(attend_token)(ELEMENT *restrict out, const ELEMENT *rest
             int64_t position = start + j;
             cells[j] = (table[position / block_size] * block_size + position % block_size) * row_size;
         }
-        /* The next tile's rows lie anywhere: asked for now, they are there in time. */
-        for (int64_t position = start + TILE; position < context && position < start + 2 * TILE; position++) {
-            int64_t cell = (table[position / block_size] * block_size + position % block_size) * row_size;
-            for (int64_t d = 0; d < head_size; d += 64 / (int64_t)sizeof(ELEMENT)) {
-                __builtin_prefetch(keys + cell + d);
-                __builtin_prefetch(values + cell + d);
-            }
-        }
         if (is_in_pairs)
-            scores_in_pairs(weights, (const uint16_t *)q, (const uint16_t *)keys, cells, count, group, head_size, scale);
+            scores_in_pairs(weights, query, (const uint16_t *)keys, cells, count, group, head_size);
         for (int64_t j = 0; j < count && !is_in_pairs; j++) {
             for (int64_t d = 0; d < head_size; d++) row[d] = LOAD(keys[cells[j] + d]);
             for (int64_t g = 0; g < group; g++) {
@@ -115,19 +107,28 @@ static inline void NAME(attend_token)(ELEMENT *restrict out, const ELEMENT *rest
         for (int64_t i = 0; i < group * TILE && soft_cap > 0.0f; i++)
             if (i % TILE < count) weights[i] = soft_cap * tanhf(weights[i] / soft_cap);
         for (int64_t g = 0; g < group; g++) {
-            float peak = largest[g];
-            for (int64_t j = 0; j < count; j++) peak = weights[g * TILE + j] > peak ? weights[g * TILE + j] : peak;
+            float *own = weights + g * TILE;
+            /* The next tile's rows lie anywhere: asked for now, a few with every head, they are there in time. */
+            for (int64_t j = g * TILE / group; j < (g + 1) * TILE / group && start + TILE + j < context; j++) {
+                int64_t position = start + TILE + j;
+                int64_t cell = (table[position / block_size] * block_size + position % block_size) * row_size;
+                for (int64_t d = 0; d < head_size; d += 64 / (int64_t)sizeof(ELEMENT)) {
+                    __builtin_prefetch(keys + cell + d);
+                    __builtin_prefetch(values + cell + d);
+                }
+            }
+            for (int64_t j = count; j < TILE; j++) own[j] = -INFINITY;
+            float found = largest_of_tile(own), peak = found > largest[g] ? found : largest[g];
             /* All scores so far NaN: the output must be one, too, not a quiet zero. */
             float shrink = peak == largest[g] ? 1.0f : exponential(largest[g] - peak);
             float added = 0.0f;
-            for (int64_t j = 0; j < count; j++) {
-                float weight = exponential(weights[g * TILE + j] - peak);
-                weights[g * TILE + j] = weight;
-                added += weight;
+            for (int64_t j = 0; j < TILE; j++) {
+                own[j] = exponential(own[j] - peak);
+                added += own[j]; /* of what is not there 1e-38 */
             }
             total[g] = total[g] * shrink + added;
             largest[g] = peak;
-            for (int64_t d = 0; d < head_size; d++) sum[g * head_size + d] *= shrink;
+            for (int64_t d = 0; d < head_size && shrink != 1.0f; d++) sum[g * head_size + d] *= shrink;
         }
         if (is_in_pairs)
             add_weighted_values(sum, weights, (const uint16_t *)values, cells, count, group, head_size);
