@@ -10,6 +10,8 @@ static int is_wide_faster = 0;
 /* 0: others multiply bfloat16 faster than this file. */
 int64_t penstock_has_wide_registers(void) { return HAS_WIDE_REGISTERS; }
 
+int penstock_is_wide_faster(void) { return is_wide_faster; }
+
 void penstock_use_wide_products(int64_t yes) { is_wide_faster = yes && HAS_WIDE_REGISTERS; }
 
 /* Seconds of this thread for the same small product one way or the other, the least of some repeats. */

@@ -51,6 +51,9 @@ void penstock_pair_block(float *sums, const uint16_t *in, int64_t stride, int64_
 void penstock_wide_block(float *sums, const uint16_t *in, int64_t stride, int64_t rows, const struct strip *strip,
                          int64_t inner);
 
+/* Whether float32 is the faster way here. */
+int penstock_is_wide_faster(void);
+
 /* By whichever is faster here. */
 void penstock_block(float *sums, const uint16_t *in, int64_t stride, int64_t rows, const struct strip *strip,
                     int64_t inner);

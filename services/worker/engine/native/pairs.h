@@ -57,6 +57,14 @@ INLINE pairs same_pair(const uint16_t *x) {
 INLINE lanes second_of_pairs(pairs x) { return (lanes)_mm512_and_si512(x, _mm512_set1_epi32((int32_t)0xFFFF0000u)); }
 INLINE lanes first_of_pairs(pairs x) { return (lanes)_mm512_slli_epi32(x, 16); }
 
+/* As the instruction takes them. Returns what to `restore`. */
+INLINE unsigned take_denormals_for_zeros(void) {
+    unsigned control = _mm_getcsr();
+    _mm_setcsr(control | 0x8040u);
+    return control;
+}
+INLINE void restore(unsigned control) { _mm_setcsr(control); }
+
 INLINE lanes add_products(lanes sum, pairs a, pairs b) {
 #if defined(__AVX512BF16__)
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);

@@ -14,8 +14,9 @@
 #include "quantized_products.h"
 
 #define EXPANDED 16
+#define WIDE_DEPTH 128 /* a multiple of what a word of codes holds */
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#if HAS_WIDE_REGISTERS
 
 int64_t penstock_has_fast_table_matmul(void) { return 1; }
 
@@ -44,24 +45,71 @@ INLINE __m512i look_up(const struct table *table, __m512i raw, const int bits, c
     return _mm512_or_si512(magnitude, sign);
 }
 
+INLINE void add_group_by_pairs(floats sums[MOST_ROWS][MOST_STRIPS], const struct coded *w, const struct strips *from,
+                      const uint16_t *in, int64_t begin, int64_t end, const struct table *table, const int rows,
+                      const int strips, const int bits) {
+    const int pairs_of_word = 16 / bits;
+    for (int64_t k = begin; k < end; k += 2 * pairs_of_word) {
+        pairs raw[MOST_STRIPS];
+        for (int s = 0; s < strips; s++) raw[s] = _mm512_loadu_si512(from->packed[s] + k / (2 * pairs_of_word) * 64);
+        for (int j = 0; j < pairs_of_word; j++) {
+            pairs values[MOST_STRIPS];
+            for (int s = 0; s < strips; s++) values[s] = look_up(table, raw[s], bits, j);
+            for (int r = 0; r < rows; r++) {
+                pairs same = same_pair(in + r * w->padded + k + 2 * j);
+                for (int s = 0; s < strips; s++) sums[r][s] = (floats)add_products((lanes)sums[r][s], same, values[s]);
+            }
+        }
+    }
+}
+
+INLINE void add_wide(floats sums[MOST_ROWS][MOST_STRIPS], const float *in, const lanes *weights, const int rows,
+                     const int strips) {
+    for (int r = 0; r < rows; r++) {
+        __m512 same = _mm512_set1_ps(in[r * WIDE_DEPTH]);
+        for (int s = 0; s < strips; s++)
+            sums[r][s] = (floats)_mm512_fmadd_ps(same, weights[s], (__m512)sums[r][s]);
+    }
+}
+
+/* The same bits by float32, as wide_tiles.c does it. */
+INLINE void add_group_by_floats(floats sums[MOST_ROWS][MOST_STRIPS], const struct coded *w, const struct strips *from,
+                                const uint16_t *in, int64_t begin, int64_t end, const struct table *table,
+                                const int rows, const int strips, const int bits) {
+    const int pairs_of_word = 16 / bits;
+    _Alignas(64) float wide[MOST_ROWS * WIDE_DEPTH];
+    for (int64_t piece = begin; piece < end; piece += WIDE_DEPTH) {
+        int64_t stop = end - piece < WIDE_DEPTH ? end : piece + WIDE_DEPTH;
+        for (int r = 0; r < rows; r++)
+            for (int64_t k = piece; k < stop; k++) wide[r * WIDE_DEPTH + k - piece] = from_bf16(in[r * w->padded + k]);
+        for (int64_t k = piece; k < stop; k += 2 * pairs_of_word) {
+            pairs raw[MOST_STRIPS];
+            for (int s = 0; s < strips; s++)
+                raw[s] = _mm512_loadu_si512(from->packed[s] + k / (2 * pairs_of_word) * 64);
+            for (int j = 0; j < pairs_of_word; j++) {
+                lanes weights[MOST_STRIPS];
+                pairs values[MOST_STRIPS];
+                for (int s = 0; s < strips; s++) {
+                    values[s] = look_up(table, raw[s], bits, j);
+                    weights[s] = second_of_pairs(values[s]);
+                }
+                add_wide(sums, wide + k - piece + 2 * j + 1, weights, rows, strips);
+                for (int s = 0; s < strips; s++) weights[s] = first_of_pairs(values[s]);
+                add_wide(sums, wide + k - piece + 2 * j, weights, rows, strips);
+            }
+        }
+    }
+}
+
 INLINE void add_group(floats sums[MOST_ROWS][MOST_STRIPS], const struct coded *w, const struct strips *from,
                       const uint16_t *in, int64_t begin, int64_t end, const struct table *table, const int rows,
                       const int strips, const int bits) {
-    const int pairs = 16 / bits;
-    for (int64_t k = begin; k < end; k += 2 * pairs) {
-        __m512i raw[MOST_STRIPS];
-        for (int s = 0; s < strips; s++) raw[s] = _mm512_loadu_si512(from->packed[s] + k / (2 * pairs) * 64);
-        for (int j = 0; j < pairs; j++) {
-            __m512bh values[MOST_STRIPS];
-            for (int s = 0; s < strips; s++) values[s] = (__m512bh)look_up(table, raw[s], bits, j);
-            for (int r = 0; r < rows; r++) {
-                int32_t two;
-                memcpy(&two, in + r * w->padded + k + 2 * j, sizeof two);
-                __m512bh same = (__m512bh)_mm512_set1_epi32(two);
-                for (int s = 0; s < strips; s++)
-                    sums[r][s] = (floats)_mm512_dpbf16_ps((__m512)sums[r][s], same, values[s]);
-            }
-        }
+    if (rows > 1 && penstock_is_wide_faster()) {
+        unsigned control = take_denormals_for_zeros();
+        add_group_by_floats(sums, w, from, in, begin, end, table, rows, strips, bits);
+        restore(control);
+    } else {
+        add_group_by_pairs(sums, w, from, in, begin, end, table, rows, strips, bits);
     }
 }
 
@@ -102,7 +150,7 @@ INLINE float look_up(const struct table *table, uint16_t word, const int bits, i
     return word >> 8 * j & 128 ? -magnitude : magnitude;
 }
 
-INLINE void add_group(floats sums[MOST_ROWS][MOST_STRIPS], const struct coded *w, const struct strips *from,
+INLINE void add_group_by_pairs(floats sums[MOST_ROWS][MOST_STRIPS], const struct coded *w, const struct strips *from,
                       const uint16_t *in, int64_t begin, int64_t end, const struct table *table, const int rows,
                       const int strips, const int bits) {
     for (int s = 0; s < strips; s++) {

@@ -13,7 +13,6 @@
 #define WIDE_ROWS 8   /* x 3 groups: 24 sums, 3 weights and an input fit the 32 registers */
 #define WIDE_GROUPS 3
 #define NEAR 512 /* numbers of a group that come soon, from the second-level cache into the first */
-#define DENORMALS_ARE_ZEROS 0x8040u
 
 enum source { NARROW, NARROW_AND_KEEP, KEPT };
 
@@ -45,7 +44,8 @@ INLINE void wide_tile(float *sums, int64_t stride, const float *in, const struct
     for (int g = 0; g < groups; g++) ahead[g] = (const char *)((p->ahead ? p->ahead : p->weights)[g] + p->ahead_begin);
     for (int64_t k = 0; k < p->depth; k += 2, kept += 2 * groups * LANES) {
         for (int g = 0; g < groups; g++) {
-            __builtin_prefetch(ahead[g] + k / 2 * p->ahead_step, 0, 2);
+            /* In one pass alone memory is read all the time, and the processor asks ahead itself. */
+            if (source != NARROW) __builtin_prefetch(ahead[g] + k / 2 * p->ahead_step, 0, 2);
             if (source == KEPT) {
                 weights[g] = _mm512_loadu_ps(kept + g * LANES);
                 continue;
@@ -103,8 +103,7 @@ void penstock_wide_block(float *sums, const uint16_t *in, int64_t stride, int64_
     _Alignas(64) float inputs[WIDE_ROWS * DEPTH], kept[MOST_GROUPS * DEPTH * LANES];
     int64_t tile_groups = groups_of_tile(strip->groups), most = tile_groups > WIDE_GROUPS ? TILE_ROWS : WIDE_ROWS;
     int64_t passes = (rows + most - 1) / most, each = (rows + passes - 1) / passes, width = strip->groups * LANES;
-    unsigned control = _mm_getcsr();
-    _mm_setcsr(control | DENORMALS_ARE_ZEROS);
+    unsigned control = take_denormals_for_zeros();
     for (int64_t begin = 0; begin < inner; begin += DEPTH) {
         int64_t depth = inner - begin < DEPTH ? inner - begin : DEPTH;
         for (int64_t row = 0; row < rows; row += each) {
@@ -124,7 +123,7 @@ void penstock_wide_block(float *sums, const uint16_t *in, int64_t stride, int64_
             }
         }
     }
-    _mm_setcsr(control);
+    restore(control);
 }
 
 #else

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from services.worker.engine.models.quantized_linear import QuantizedLinear, QuantizedLinears
 from services.worker.engine.models.quantized_reference import DequantizingLinear, round_activations
+from services.worker.engine.native.library import choose_products, load_products, open_library
 from services.worker.engine.native.quantized_library import load_quantized_kernels
 from services.worker.engine.quantization.quantized_tensor import QuantizedTensor
 from services.worker.engine.quantization.scheme import QuantizationScheme, integers
@@ -23,6 +24,7 @@ SCHEMES = [
     "rtn-fp8",
 ]
 CPU = torch.device("cpu")
+TABLE_SCHEMES = ["rtn-int8-a16", "rtn-int4-g32", "rtn-int4-g32-asym", "rtn-int2-g32", "rtn-fp8"]
 
 
 def make(weight: QuantizedTensor, bias: torch.Tensor | None = None, *, wide: bool = False) -> QuantizedLinear:
@@ -156,3 +158,19 @@ def test_rounded_activations_are_what_the_scheme_can_represent() -> None:
     grouped = round_activations(torch.tensor([[127.0, 1.0, 1.0, 0.25]]), integers(8, group_size=2))
     assert grouped[0, :2].tolist() == [127.0, 1.0]
     assert grouped[0, 3] == pytest.approx(0.25, abs=1 / 254)
+
+
+@pytest.mark.parametrize("rows", [2, 5, 8, 40])
+@pytest.mark.parametrize("scheme", TABLE_SCHEMES)
+def test_codes_with_16_bit_inputs_by_pairs_and_by_float32_give_the_same_bits(scheme: str, rows: int) -> None:
+    products, library = load_products(), open_library()
+    if products is None or library is None or not products.are_fast:
+        pytest.skip("there is one way here")
+    linear, inputs, found = make(quantized_matrix(scheme, 330, 576), wide=True), some_inputs(rows, 576), []
+    try:
+        for is_wide in (0, 1):
+            products.use_wide(is_wide)
+            found.append(linear(inputs))
+    finally:
+        choose_products(library)
+    assert torch.equal(*found)
