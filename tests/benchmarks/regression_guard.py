@@ -93,7 +93,7 @@ def product_guards() -> list[Guarded]:
         ("rtn-int8-g64", 32, 1.2),
         ("rtn-int4-g64-a8", 1, 1.6),
         ("rtn-int4-g64", 1, 1.3),
-        ("rtn-int4-g64", 32, 0.7),
+        ("rtn-int4-g64", 32, 0.5),
     ):
         quantized = each(quantized_layers(name, weights), rows)
         guards.append(
