@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.bfloat16_products
 
-Qwen2-0.5B's four matrices, twelve layers: more than any cache holds. The median of what each thread of torch's takes;
-which way the engine takes is measured at its start (`native/library.py`).
+Qwen2-0.5B's four matrices, twelve layers. Medians by the wall clock, with as many threads as torch has; which way the
+engine takes is measured at its start (`native/library.py`).
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ INLINE float look_up(const struct table *table, uint16_t word, const int bits, i
     return word >> 8 * j & 128 ? -magnitude : magnitude;
 }
 
-INLINE void add_group_by_pairs(floats sums[MOST_ROWS][MOST_STRIPS], const struct coded *w, const struct strips *from,
+INLINE void add_group(floats sums[MOST_ROWS][MOST_STRIPS], const struct coded *w, const struct strips *from,
                       const uint16_t *in, int64_t begin, int64_t end, const struct table *table, const int rows,
                       const int strips, const int bits) {
     for (int s = 0; s < strips; s++) {
@@ -161,7 +161,7 @@ INLINE void add_group_by_pairs(floats sums[MOST_ROWS][MOST_STRIPS], const struct
                 int64_t word = k / (32 / bits) * 32 + lane * 2 + k % 2;
                 values[lane] = look_up(table, packed[word], bits, k % (32 / bits) / 2);
             }
-            for (int r = 0; r < rows; r++) 
+            for (int r = 0; r < rows; r++)
                 sums[r][s] = add_product(sums[r][s], values, same_float(from_bf16(in[r * w->padded + k])));
         }
     }

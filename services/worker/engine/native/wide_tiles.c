@@ -37,7 +37,7 @@ INLINE void wide_tile(float *sums, int64_t stride, const float *in, const struct
                       const int groups, const enum source source) {
     __m512 own[WIDE_ROWS][GROUPS], weights[GROUPS];
     for (int r = 0; r < rows; r++)
-        for (int g = 0; g < groups; g++) 
+        for (int g = 0; g < groups; g++)
             own[r][g] = p->begin ? _mm512_loadu_ps(sums + r * stride + g * LANES) : no_lanes();
     float *kept = p->kept;
     const char *ahead[GROUPS];

@@ -1,13 +1,14 @@
 """Kernels compiled ahead: the best that the processor can run, and only those of these sources."""
 
 import ctypes
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from services.worker.engine.native import library, prebuilt
-from services.worker.engine.native.build import NoNativeKernels, compile_library, find_compiler, source_digest
-from services.worker.engine.native.prebuilt import KINDS, prebuilt_library
+from services.worker.engine.native.build import SOURCES, NoNativeKernels, compile_library, find_compiler, source_digest
+from services.worker.engine.native.prebuilt import KINDS, ProcessorKind, prebuilt_library
 
 pytestmark = pytest.mark.skipif(not prebuilt.kinds_here(), reason="nothing is compiled ahead for this architecture")
 BEST, MIDDLE, LEAST = KINDS["x86_64"]
@@ -74,3 +75,15 @@ def test_without_a_compiler_the_kernels_are_those_compiled_ahead(
     assert isinstance(found, ctypes.CDLL)
     assert Path(found._name) == file
     assert bool(found.penstock_has_wide_registers()) == ("avx512f" in kind.features)
+
+
+@pytest.mark.parametrize("kind", KINDS["x86_64"], ids=lambda kind: kind.name)
+def test_the_sources_of_every_kind_call_only_what_they_declare(kind: ProcessorKind) -> None:
+    """A name that one kind's half of a file lacks is found when that processor loads the library, not here."""
+    try:
+        compiler = find_compiler()
+    except NoNativeKernels as reason:
+        pytest.skip(str(reason))
+    flags = ["-std=gnu11", "-fsyntax-only", "-Wno-psabi", "-Werror=implicit-function-declaration", *kind.flags]
+    checked = subprocess.run([*compiler, *flags, *map(str, SOURCES)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
