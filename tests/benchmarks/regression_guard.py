@@ -17,7 +17,7 @@ import torch
 from services.worker.engine.attention.attention_backend import AttentionBackend
 from services.worker.engine.attention.gather_attention import GatherAttention
 from services.worker.engine.attention.native_attention import NativeAttention
-from services.worker.engine.models.linear import Linear, NativeLinear, PackedLinear
+from services.worker.engine.models.linear import Linear, NativeLinear, PackedLinear, onednn_packs_bfloat16
 from services.worker.engine.models.quantized_linear import QuantizedLinears
 from services.worker.engine.native.library import choose_products, load_kernels, load_products, open_library
 from services.worker.engine.quantization.load_time import parse_rounding
@@ -69,10 +69,10 @@ def each(layers: Sequence[Linear], rows: int) -> Work:
 def product_guards() -> list[Guarded]:
     products, library = load_products(), open_library()
     if products is None or library is None or not products.are_fast:
-        raise SystemExit("no native products here: AVX-512 and a C compiler are needed")
+        raise SystemExit("no native products here: AVX2 and a C compiler are needed")
     weights = [torch.randn(_COLUMNS, _INNER).bfloat16() for _ in range(_COPIES)]
     ours = [NativeLinear(products, weight, None) for weight in weights]
-    onednn = [PackedLinear(weight, None) for weight in weights]
+    onednn = [PackedLinear(weight, None) for weight in weights] if onednn_packs_bfloat16() else []
     chosen = choose_products(library)
 
     def by_the_other_way() -> None:
@@ -84,6 +84,7 @@ def product_guards() -> list[Guarded]:
     guards = [
         Guarded(name=f"bfloat16, {rows} rows: oneDNN", ours=each(ours, rows), other=each(onednn, rows), at_least=least)
         for rows, least in ((1, 1.0), (8, 1.0), (32, 1.0), (512, 0.9))
+        if onednn
     ]
     guards.append(
         Guarded(name="bfloat16, 32 rows: the way not chosen", ours=other, other=by_the_other_way, at_least=0.95)

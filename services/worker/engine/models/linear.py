@@ -1,8 +1,8 @@
 """A linear layer for inference: weights laid out once for the machine, then only multiplied.
 
 On CPU bfloat16 weights are packed: for our own kernel where the processor has AVX-512 (faster than oneDNN for few rows
-and at least as fast for many), else for oneDNN, which reaches the memory bandwidth where F.linear reaches half of it.
-The plain tensor is dropped by whoever passes it in.
+and at least as fast for many) or AVX2 (oneDNN packs no bfloat16 there), else for oneDNN where it takes them: it reaches
+the memory bandwidth where F.linear reaches half of it. The plain tensor is dropped by whoever passes it in.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,14 @@ def make_linear(weight: torch.Tensor, bias: torch.Tensor | None, *, wide_output:
         products = load_products() if weight.shape[1] % 2 == 0 else None
         if products is not None and products.are_fast:
             return NativeLinear(products, weight, bias, torch.float32 if wide_output else torch.bfloat16)
-        if torch._C._has_mkldnn:
+        if onednn_packs_bfloat16():
             return _widened(PackedLinear(weight, bias)) if wide_output else PackedLinear(weight, bias)
     return _widened(PlainLinear(weight, bias)) if wide_output else PlainLinear(weight, bias)
+
+
+def onednn_packs_bfloat16() -> bool:
+    """Of x86 processors those with AVX-512, or AVX2 that converts bfloat16."""
+    return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _widened(linear: Linear) -> Linear:

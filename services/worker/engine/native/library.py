@@ -53,7 +53,7 @@ class Products:
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.are_fast = bool(library.penstock_has_wide_registers())
+        self.are_fast = bool(library.penstock_has_fast_products())
         self.use_wide = _plain(library, "penstock_use_wide_products", [_INTEGER])
         self.matmul = _plain(library, "penstock_matmul", [_POINTER] * 4 + [_INTEGER] * 4)
         self.largest = _plain(library, "penstock_largest", [_POINTER] * 4 + [_INTEGER] * 3)
@@ -107,7 +107,7 @@ def choose_products(library: ctypes.CDLL) -> bool:
 
     Returns whether it is float32.
     """
-    library.penstock_has_wide_registers.restype = ctypes.c_int64
+    library.penstock_has_fast_products.restype = ctypes.c_int64
     library.penstock_time_products.argtypes, library.penstock_time_products.restype = [_INTEGER], ctypes.c_double
     library.penstock_use_wide_products.argtypes = [_INTEGER]
     is_faster = library.penstock_time_products(1) < library.penstock_time_products(0)

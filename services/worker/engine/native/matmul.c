@@ -8,11 +8,12 @@
 static int is_wide_faster = 0;
 
 /* 0: others multiply bfloat16 faster than this file. */
-int64_t penstock_has_wide_registers(void) { return HAS_WIDE_REGISTERS; }
+int64_t penstock_has_fast_products(void) { return HAS_FAST_PRODUCTS; }
 
 int penstock_is_wide_faster(void) { return is_wide_faster; }
 
-void penstock_use_wide_products(int64_t yes) { is_wide_faster = yes && HAS_WIDE_REGISTERS; }
+/* AVX2 has no other way. */
+void penstock_use_wide_products(int64_t yes) { is_wide_faster = HAS_FAST_PRODUCTS && (yes || !HAS_WIDE_REGISTERS); }
 
 /* Seconds of this thread for the same small product one way or the other, the least of some repeats. */
 double penstock_time_products(int64_t is_wide) {

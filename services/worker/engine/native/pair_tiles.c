@@ -1,6 +1,16 @@
 /* Blocks of a product by one instruction for a pair of bfloat16 products, or what stands in for it (pairs.h). */
 #include "matmul.h"
 
+#if HAS_FAST_PRODUCTS && !HAS_WIDE_REGISTERS
+
+/* There is one way. */
+void penstock_pair_block(float *sums, const uint16_t *in, int64_t stride, int64_t rows, const struct strip *strip,
+                         int64_t inner) {
+    penstock_wide_block(sums, in, stride, rows, strip, inner);
+}
+
+#else
+
 #define STREAM_AHEAD 2048 /* numbers of each group: the processor's own prefetching stops at the end of a page */
 
 /* `rows` x `groups` * 16 sums in registers; both are constants where it is called. */
@@ -67,3 +77,5 @@ void penstock_pair_block(float *sums, const uint16_t *in, int64_t stride, int64_
                      tile_groups);
     }
 }
+
+#endif

@@ -1,7 +1,7 @@
 /* Sixteen float32 sums and sixteen pairs of bfloat16 at a time: what every matrix product here is made of.
  *
  * Chosen when the kernels are built, on the machine that runs them: AVX-512 BF16 multiplies pairs in one instruction,
- * AVX-512 in two with the same result; elsewhere (AVX2, NEON, SSE) GCC's vector types do.
+ * AVX-512 and AVX2 in two with the same result; elsewhere (NEON, SSE) GCC's vector types do.
  */
 #ifndef PENSTOCK_PAIRS_H
 #define PENSTOCK_PAIRS_H
@@ -36,9 +36,20 @@ INLINE uint16_t to_bf16(float x) {
 #define TALL_ROWS 8
 #define TALL_GROUPS 3
 #define HAS_WIDE_REGISTERS 1
+#define HAS_FAST_PRODUCTS 1
 
 typedef __m512 lanes;
 typedef __m512i pairs;
+
+/* A register of float32; PARTS of them hold sixteen. */
+#define PARTS 1
+typedef __m512 part;
+
+INLINE part no_part(void) { return _mm512_setzero_ps(); }
+INLINE part load_part(const float *x) { return _mm512_loadu_ps(x); }
+INLINE void store_part(float *y, part x) { _mm512_storeu_ps(y, x); }
+INLINE part same_part(float x) { return _mm512_set1_ps(x); }
+INLINE part add_part_product(part sum, part a, part b) { return _mm512_fmadd_ps(a, b, sum); }
 
 INLINE lanes no_lanes(void) { return _mm512_setzero_ps(); }
 
@@ -57,13 +68,8 @@ INLINE pairs same_pair(const uint16_t *x) {
 INLINE lanes second_of_pairs(pairs x) { return (lanes)_mm512_and_si512(x, _mm512_set1_epi32((int32_t)0xFFFF0000u)); }
 INLINE lanes first_of_pairs(pairs x) { return (lanes)_mm512_slli_epi32(x, 16); }
 
-/* As the instruction takes them. Returns what to `restore`. */
-INLINE unsigned take_denormals_for_zeros(void) {
-    unsigned control = _mm_getcsr();
-    _mm_setcsr(control | 0x8040u);
-    return control;
-}
-INLINE void restore(unsigned control) { _mm_setcsr(control); }
+INLINE part second_of_part(const uint16_t *x) { return second_of_pairs(load_pairs(x)); }
+INLINE part first_of_part(const uint16_t *x) { return first_of_pairs(load_pairs(x)); }
 
 INLINE lanes add_products(lanes sum, pairs a, pairs b) {
 #if defined(__AVX512BF16__)
@@ -76,10 +82,35 @@ INLINE lanes add_products(lanes sum, pairs a, pairs b) {
 
 #else
 
-#define TILE_ROWS 4
-#define TALL_ROWS TILE_ROWS
-#define TALL_GROUPS 2
 #define HAS_WIDE_REGISTERS 0
+
+#if defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#define TILE_ROWS 6
+#define TALL_ROWS 6
+#define TALL_GROUPS 3
+#define HAS_FAST_PRODUCTS 1
+#define PARTS 2
+typedef __m256 part;
+
+INLINE part no_part(void) { return _mm256_setzero_ps(); }
+INLINE part load_part(const float *x) { return _mm256_loadu_ps(x); }
+INLINE void store_part(float *y, part x) { _mm256_storeu_ps(y, x); }
+INLINE part same_part(float x) { return _mm256_set1_ps(x); }
+INLINE part add_part_product(part sum, part a, part b) { return _mm256_fmadd_ps(a, b, sum); }
+/* Eight pairs. */
+INLINE part second_of_part(const uint16_t *x) {
+    return (part)_mm256_and_si256(_mm256_loadu_si256((const void *)x), _mm256_set1_epi32((int32_t)0xFFFF0000u));
+}
+INLINE part first_of_part(const uint16_t *x) {
+    return (part)_mm256_slli_epi32(_mm256_loadu_si256((const void *)x), 16);
+}
+#else
+#define TILE_ROWS 4
+#define TALL_ROWS 4
+#define TALL_GROUPS 2
+#define HAS_FAST_PRODUCTS 0
+#endif
 
 typedef float lanes __attribute__((vector_size(64)));
 typedef uint32_t pairs __attribute__((vector_size(64)));
@@ -108,6 +139,16 @@ INLINE lanes add_products(lanes sum, pairs a, pairs b) {
     return sum + (lanes)(a << 16) * (lanes)(b << 16) + (lanes)(a & 0xFFFF0000u) * (lanes)(b & 0xFFFF0000u);
 }
 
+#endif
+
+#if HAS_FAST_PRODUCTS
+/* As the instruction for pairs takes them. Returns what to `restore`. */
+INLINE unsigned take_denormals_for_zeros(void) {
+    unsigned control = _mm_getcsr();
+    _mm_setcsr(control | 0x8040u);
+    return control;
+}
+INLINE void restore(unsigned control) { _mm_setcsr(control); }
 #endif
 
 /* Cephes' expf: relative error below 2e-7; a NaN stays a NaN. Written out because compilers vectorise only this. */

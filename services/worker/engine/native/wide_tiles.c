@@ -1,5 +1,5 @@
 /* Blocks of a product by float32 multiply-adds: on processors whose instruction for pairs of bfloat16 products is
- * slower than two of those (a Xeon of the fourth generation: four times), and bit by bit the same.
+ * slower than two of those (a Xeon of the fourth generation: four times) or that have none, and bit by bit the same.
  *
  * That instruction adds the product of a pair's second halves, then that of its first halves, each rounded once, and
  * takes denormal numbers for zeros; so does this. Inputs and weights become float32 by DEPTH inner values at a time,
@@ -7,12 +7,23 @@
  */
 #include "matmul.h"
 
-#if HAS_WIDE_REGISTERS
+#if HAS_FAST_PRODUCTS
 
+#if PARTS == 1
 #define DEPTH 128
-#define WIDE_ROWS 8   /* x 3 groups: 24 sums, 3 weights and an input fit the 32 registers */
-#define WIDE_GROUPS 3
+#define WIDE_ROWS 8 /* x 3 groups: 24 sums, 3 weights and an input fit the 32 registers */
+#else
+#define DEPTH 64
+#define WIDE_ROWS 6 /* x 1 group in two parts: 12 sums, 2 weights and an input fit the 16 registers */
+#endif
 #define NEAR 512 /* numbers of a group that come soon, from the second-level cache into the first */
+
+/* Groups of a strip that are held in registers beside so many rows; they divide its groups. */
+static int64_t held_groups(int64_t groups, int64_t rows) {
+    if (PARTS == 1 || rows == 1) return groups_of_tile(groups);
+    if (rows == 2 && groups % 3 == 0) return 3;
+    return rows <= 3 && groups % 2 == 0 ? 2 : 1;
+}
 
 enum source { NARROW, NARROW_AND_KEEP, KEPT };
 
@@ -25,50 +36,51 @@ struct piece {
     int64_t begin, depth;
 };
 
-INLINE void add_row_products(__m512 sums[WIDE_ROWS][GROUPS], const float *in, const __m512 *weights, const int rows,
-                             const int groups) {
+INLINE void add_row_products(part sums[WIDE_ROWS][GROUPS * PARTS], const float *in, const part *weights,
+                             const int rows, const int parts) {
     for (int r = 0; r < rows; r++) {
-        __m512 same = _mm512_set1_ps(in[r * DEPTH]);
-        for (int g = 0; g < groups; g++) sums[r][g] = _mm512_fmadd_ps(same, weights[g], sums[r][g]);
+        part same = same_part(in[r * DEPTH]);
+        for (int i = 0; i < parts; i++) sums[r][i] = add_part_product(sums[r][i], same, weights[i]);
     }
 }
 
 INLINE void wide_tile(float *sums, int64_t stride, const float *in, const struct piece *p, const int rows,
                       const int groups, const enum source source) {
-    __m512 own[WIDE_ROWS][GROUPS], weights[GROUPS];
+    const int parts = groups * PARTS, floats = LANES / PARTS;
+    part own[WIDE_ROWS][GROUPS * PARTS], weights[GROUPS * PARTS];
     for (int r = 0; r < rows; r++)
-        for (int g = 0; g < groups; g++)
-            own[r][g] = p->begin ? _mm512_loadu_ps(sums + r * stride + g * LANES) : no_lanes();
+        for (int i = 0; i < parts; i++) own[r][i] = p->begin ? load_part(sums + r * stride + i * floats) : no_part();
     float *kept = p->kept;
     const char *ahead[GROUPS];
     for (int g = 0; g < groups; g++) ahead[g] = (const char *)((p->ahead ? p->ahead : p->weights)[g] + p->ahead_begin);
     for (int64_t k = 0; k < p->depth; k += 2, kept += 2 * groups * LANES) {
-        for (int g = 0; g < groups; g++) {
-            /* In one pass alone memory is read all the time, and the processor asks ahead itself. */
-            if (source != NARROW) __builtin_prefetch(ahead[g] + k / 2 * p->ahead_step, 0, 2);
+        /* In one pass alone memory is read all the time, and the processor asks ahead itself. */
+        for (int g = 0; g < groups && source != NARROW; g++)
+            __builtin_prefetch(ahead[g] + k / 2 * p->ahead_step, 0, 2);
+        for (int i = 0; i < parts; i++) {
             if (source == KEPT) {
-                weights[g] = _mm512_loadu_ps(kept + g * LANES);
+                weights[i] = load_part(kept + i * floats);
                 continue;
             }
-            const uint16_t *pair = p->weights[g] + (p->begin + k) * LANES;
-            __builtin_prefetch(pair + NEAR, 0, 3);
-            weights[g] = second_of_pairs(load_pairs(pair));
-            if (source == NARROW_AND_KEEP) _mm512_storeu_ps(kept + g * LANES, weights[g]);
+            const uint16_t *pair = p->weights[i / PARTS] + (p->begin + k) * LANES + i % PARTS * 2 * floats;
+            if (i % PARTS == 0) __builtin_prefetch(pair + NEAR, 0, 3);
+            weights[i] = second_of_part(pair);
+            if (source == NARROW_AND_KEEP) store_part(kept + i * floats, weights[i]);
         }
-        add_row_products(own, in + k + 1, weights, rows, groups);
-        for (int g = 0; g < groups; g++) {
+        add_row_products(own, in + k + 1, weights, rows, parts);
+        for (int i = 0; i < parts; i++) {
             if (source == KEPT) {
-                weights[g] = _mm512_loadu_ps(kept + (groups + g) * LANES);
+                weights[i] = load_part(kept + (parts + i) * floats);
                 continue;
             }
-            const uint16_t *pair = p->weights[g] + (p->begin + k) * LANES;
-            weights[g] = first_of_pairs(load_pairs(pair));
-            if (source == NARROW_AND_KEEP) _mm512_storeu_ps(kept + (groups + g) * LANES, weights[g]);
+            const uint16_t *pair = p->weights[i / PARTS] + (p->begin + k) * LANES + i % PARTS * 2 * floats;
+            weights[i] = first_of_part(pair);
+            if (source == NARROW_AND_KEEP) store_part(kept + (parts + i) * floats, weights[i]);
         }
-        add_row_products(own, in + k, weights, rows, groups);
+        add_row_products(own, in + k, weights, rows, parts);
     }
     for (int r = 0; r < rows; r++)
-        for (int g = 0; g < groups; g++) _mm512_storeu_ps(sums + r * stride + g * LANES, own[r][g]);
+        for (int i = 0; i < parts; i++) store_part(sums + r * stride + i * floats, own[r][i]);
 }
 
 #define CASE(rows, groups)                                                   \
@@ -80,14 +92,20 @@ INLINE void wide_tile(float *sums, int64_t stride, const float *in, const struct
         else                                                                 \
             wide_tile(sums, stride, in, p, rows, groups, NARROW_AND_KEEP);   \
         break;
-#define CASES(rows) CASE(rows, 1) CASE(rows, 2) CASE(rows, 3)
+#if PARTS == 1
+#define THREE(rows) CASE(rows, 1) CASE(rows, 2) CASE(rows, 3)
+#define ALL_CASES                                                                  \
+    THREE(1) THREE(2) THREE(3) THREE(4) THREE(5) THREE(6) THREE(7) THREE(8)        \
+    CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 4) CASE(5, 4) CASE(6, 4)
+#else
+#define ALL_CASES                                                                       \
+    CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4) CASE(2, 1) CASE(2, 2) CASE(2, 3)        \
+    CASE(3, 1) CASE(3, 2) CASE(4, 1) CASE(5, 1) CASE(6, 1)
+#endif
 
 static void any_wide_tile(float *sums, int64_t stride, const float *in, const struct piece *p, int64_t rows,
                           int64_t groups, enum source source) {
-    switch (rows * 8 + groups) {
-        CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7) CASES(8)
-        CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 4) CASE(5, 4) CASE(6, 4)
-    }
+    switch (rows * 8 + groups) { ALL_CASES }
 }
 
 /* in [rows, stride] bfloat16 -> wide [rows, DEPTH]; what comes next is asked for, it lies in a page for every row. */
@@ -101,8 +119,9 @@ static void widen(float *wide, const uint16_t *in, const uint16_t *next, int64_t
 void penstock_wide_block(float *sums, const uint16_t *in, int64_t stride, int64_t rows, const struct strip *strip,
                          int64_t inner) {
     _Alignas(64) float inputs[WIDE_ROWS * DEPTH], kept[MOST_GROUPS * DEPTH * LANES];
-    int64_t tile_groups = groups_of_tile(strip->groups), most = tile_groups > WIDE_GROUPS ? TILE_ROWS : WIDE_ROWS;
+    int64_t most = PARTS == 1 && groups_of_tile(strip->groups) > TALL_GROUPS ? TILE_ROWS : WIDE_ROWS;
     int64_t passes = (rows + most - 1) / most, each = (rows + passes - 1) / passes, width = strip->groups * LANES;
+    int64_t tile_groups = held_groups(strip->groups, each);
     unsigned control = take_denormals_for_zeros();
     for (int64_t begin = 0; begin < inner; begin += DEPTH) {
         int64_t depth = inner - begin < DEPTH ? inner - begin : DEPTH;

@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from services.worker.engine.models.linear import NativeLinear, PackedLinear, PlainLinear, make_linear
+from services.worker.engine.models.linear import (
+    NativeLinear,
+    PackedLinear,
+    PlainLinear,
+    make_linear,
+    onednn_packs_bfloat16,
+)
 from services.worker.engine.native.library import choose_products, load_products, open_library
 
 SHAPES = [(96, 64), (64, 2), (1, 8), (15, 32), (17, 576), (50, 96), (130, 80), (960, 576)]
@@ -129,7 +135,7 @@ def test_the_kind_follows_the_weight() -> None:
     products = load_products()
     has_matmul = products is not None and products.are_fast
     packed = make_linear(torch.randn(4, 4).bfloat16(), None)
-    assert isinstance(packed, NativeLinear if has_matmul else PackedLinear)
+    assert isinstance(packed, NativeLinear if has_matmul else PackedLinear | PlainLinear)
     odd = make_linear(torch.randn(4, 3).bfloat16(), None)
     assert not isinstance(odd, NativeLinear), "three values are no pairs"
 
@@ -143,11 +149,20 @@ def test_a_wide_product_is_float32_whatever_the_kind(dtype: torch.dtype, inner: 
     torch.testing.assert_close(found.double(), exact(inputs, weight), rtol=2e-2, atol=2e-2)
 
 
-def test_without_the_kernel_weights_are_packed_for_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_kernel_weights_are_packed_for_onednn_where_it_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.worker.engine.models.linear.load_products", lambda: None)
     inputs, weight = torch.randn(3, 32).bfloat16(), torch.randn(48, 32).bfloat16()
     linear = make_linear(weight, None)
-    assert isinstance(linear, PackedLinear)
+    assert isinstance(linear, PackedLinear if onednn_packs_bfloat16() else PlainLinear)
+    torch.testing.assert_close(linear(inputs).double(), exact(inputs, weight), rtol=1e-2, atol=2e-2)
+
+
+def test_weights_that_onednn_refuses_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.worker.engine.models.linear.load_products", lambda: None)
+    monkeypatch.setattr("services.worker.engine.models.linear.onednn_packs_bfloat16", lambda: False)
+    inputs, weight = torch.randn(3, 32).bfloat16(), torch.randn(48, 32).bfloat16()
+    linear = make_linear(weight, None)
+    assert isinstance(linear, PlainLinear)
     torch.testing.assert_close(linear(inputs).double(), exact(inputs, weight), rtol=1e-2, atol=2e-2)
 
 

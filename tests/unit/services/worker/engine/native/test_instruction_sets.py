@@ -41,21 +41,24 @@ def test_older_processors_compute_the_same(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("without", ["avx512bf16", "avx512f"])
 def test_without_the_instruction_for_bfloat16_products_are_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     here = load_products()
     try:
-        older = Products(ctypes.CDLL(str(build(with_openmp=False, without=("avx512bf16",)))))
+        older = Products(ctypes.CDLL(str(build(with_openmp=False, without=(without,)))))
     except NoNativeKernels as reason:
         pytest.skip(str(reason))
     assert here is not None
     if not here.are_fast:
-        pytest.skip("no AVX-512 here")
+        pytest.skip("neither AVX-512 nor AVX2 here")
     assert older.are_fast
-    inputs, weight = torch.randn(11, 192).bfloat16(), torch.randn(70, 192).bfloat16()
-    expected = NativeLinear(here, weight, None, torch.float32)(inputs)
-    for is_wide in (0, 1):
-        older.use_wide(is_wide)
-        assert torch.equal(NativeLinear(older, weight, None, torch.float32)(inputs), expected)
+    weight = torch.randn(70, 192).bfloat16()
+    for rows in (1, 2, 3, 11):
+        inputs = torch.randn(rows, 192).bfloat16()
+        expected = NativeLinear(here, weight, None, torch.float32)(inputs)
+        for is_wide in (0, 1):
+            older.use_wide(is_wide)
+            assert torch.equal(NativeLinear(older, weight, None, torch.float32)(inputs), expected)
