@@ -13,7 +13,7 @@ import torch
 
 from services.worker.engine.models.quantized_native import NEVER
 
-CANDIDATES = (8, 16, 32, 64, 128)
+CANDIDATES = (2, 4, 8, 16, 32, 64, 128)
 _REPEATS = 3
 
 

@@ -24,6 +24,7 @@ _NAMES = (
     "decoder_step.c",
     "quantized_integer.c",
     "quantized_table.c",
+    "table_block.c",
     "quantized_products.c",
     "quantized_attention.c",
     "choice.c",
@@ -44,7 +45,9 @@ _FLAGS = (
 )
 """Sums may be reordered, which vectorises them; NaN and infinity keep their meaning."""
 _THIS_PROCESSOR = ("-march=native",)
-_FLAGS_OF = dict.fromkeys(("quantized_integer.c", "quantized_table.c"), ("-fno-associative-math", "-ffp-contract=off"))
+_FLAGS_OF = dict.fromkeys(
+    ("quantized_integer.c", "quantized_table.c", "table_block.c"), ("-fno-associative-math", "-ffp-contract=off")
+)
 """Not where the same sum is written out for several numbers of rows: all must add in one order, rounded alike."""
 _BUILD_TIMEOUT_SECONDS = 300
 

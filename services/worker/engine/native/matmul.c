@@ -122,8 +122,10 @@ static void multiply_strip(const struct product *p, int64_t column, int64_t next
 }
 
 /* Groups of the widest strips. 8 x 3 where that needs fewer passes than 6 x 4: of many rows both take as long. Wide
- * products have one tile of 3 groups, or two, which share what becomes float32 of many rows. */
+ * products have one tile of 3 groups, or two, which share what becomes float32 of many rows; with AVX2 tiles of 1 group,
+ * of 2 for few rows. */
 static int64_t widest_strip(int64_t rows, int64_t halves) {
+    if (HAS_FAST_PRODUCTS && !HAS_WIDE_REGISTERS) return rows <= 2 ? GROUPS / halves : TALL_GROUPS / halves;
     if (is_wide_faster) return rows > 2 * TALL_ROWS || halves == 2 ? 2 * TALL_GROUPS / halves : TALL_GROUPS;
     int64_t tall = (rows + TALL_ROWS - 1) / TALL_ROWS, flat = (rows + TILE_ROWS - 1) / TILE_ROWS;
     return rows <= MOST_TALL_ROWS && tall < flat ? TALL_GROUPS : GROUPS / halves;

@@ -13,135 +13,42 @@
  */
 #include <math.h>
 
-#include "quantized_lanes.h"
-#include "quantized_products.h"
-
-#define AHEAD 4096   /* bytes: the processor's own prefetching stops at the end of a page */
-#define SEGMENT 256 /* inner values between two looks at what is to be fetched */
-
-/* So that sums stay in registers. */
-#define UNROLLED _Pragma("GCC unroll 8")
-
-INLINE ints load_ints(const uint8_t *from) {
-    ints x;
-    memcpy(&x, from, sizeof x);
-    return x;
-}
-
-/* Where the bytes lie that are read AHEAD later: in the same strip, then in the one that follows. */
-INLINE const uint8_t *ahead_of(const struct strips *strips, int s, int64_t offset, int64_t size) {
-    const uint8_t *following = strips->following[s];
-    if (following == NULL) return strips->packed[s] + offset; /* read already: costs nothing */
-    return offset + AHEAD < size ? strips->packed[s] + offset + AHEAD : following + (offset + AHEAD - size);
-}
-
-/* 4 bits: two quads from one load. */
-INLINE void add_nibbles(ints sums[MOST_ROWS][MOST_STRIPS], const uint8_t *const *packed, const uint8_t *const *ahead,
-                        const int8_t *in, int64_t stride, int64_t count, const int rows, const int strips) {
-    ints low = same_int(0x0F0F0F0F);
-    for (int64_t k = 0; k < count; k += 8) {
-        UNROLLED
-        for (int s = 0; s < strips; s++) {
-            ints both = load_ints(packed[s] + k * 8);
-            __builtin_prefetch(ahead[s] + k * 8, 0, 2);
-            UNROLLED
-            for (int r = 0; r < rows; r++) {
-                sums[r][s] = add_fours(sums[r][s], both & low, in + r * stride + k);
-                sums[r][s] = add_fours(sums[r][s], (both >> 4) & low, in + r * stride + k + 4);
-            }
-        }
-    }
-}
-
-/* 6 bits: four quads from three loads. */
-INLINE void add_sixes(ints sums[MOST_ROWS][MOST_STRIPS], const uint8_t *const *packed, const uint8_t *const *ahead,
-                      const int8_t *in, int64_t stride, int64_t count, const int rows, const int strips) {
-    ints low = same_int(0x3F3F3F3F);
-    for (int64_t k = 0; k < count; k += 16) {
-        UNROLLED
-        for (int s = 0; s < strips; s++) {
-            const uint8_t *from = packed[s] + k * 12, *later = ahead[s] + k * 12;
-            ints first = load_ints(from), second = load_ints(from + 64), third = load_ints(from + 128);
-            __builtin_prefetch(later, 0, 2);
-            __builtin_prefetch(later + 64, 0, 2);
-            __builtin_prefetch(later + 128, 0, 2);
-            ints fourth = ((first >> 6) & same_int(0x03030303)) | ((second >> 4) & same_int(0x0C0C0C0C)) |
-                          ((third >> 2) & same_int(0x30303030));
-            UNROLLED
-            for (int r = 0; r < rows; r++) {
-                const int8_t *own = in + r * stride + k;
-                sums[r][s] = add_fours(sums[r][s], first & low, own);
-                sums[r][s] = add_fours(sums[r][s], second & low, own + 4);
-                sums[r][s] = add_fours(sums[r][s], third & low, own + 8);
-                sums[r][s] = add_fours(sums[r][s], fourth, own + 12);
-            }
-        }
-    }
-}
-
-INLINE void add_bytes(ints sums[MOST_ROWS][MOST_STRIPS], const uint8_t *const *packed, const uint8_t *const *ahead,
-                      const int8_t *in, int64_t stride, int64_t count, const int rows, const int strips) {
-    for (int64_t k = 0; k < count; k += 4) {
-        UNROLLED
-        for (int s = 0; s < strips; s++) {
-            ints quads = load_ints(packed[s] + k * 16);
-            __builtin_prefetch(ahead[s] + k * 16, 0, 2);
-            UNROLLED
-            for (int r = 0; r < rows; r++) sums[r][s] = add_fours(sums[r][s], quads, in + r * stride + k);
-        }
-    }
-}
-
-INLINE void add_group(ints sums[MOST_ROWS][MOST_STRIPS], const struct coded *w, const struct strips *from,
-                      const int8_t *in, int64_t begin, int64_t end, const int rows, const int strips, const int bits) {
-    int64_t size = w->padded * LANES * bits / 8;
-    for (int64_t k = begin; k < end; k += SEGMENT) {
-        const uint8_t *packed[MOST_STRIPS], *ahead[MOST_STRIPS];
-        int64_t count = end - k < SEGMENT ? end - k : SEGMENT, offset = k * LANES * bits / 8;
-        for (int s = 0; s < strips; s++) {
-            packed[s] = from->packed[s] + offset;
-            ahead[s] = ahead_of(from, s, offset, size);
-        }
-        if (bits == 4)
-            add_nibbles(sums, packed, ahead, in + k, w->padded, count, rows, strips);
-        else if (bits == 6)
-            add_sixes(sums, packed, ahead, in + k, w->padded, count, rows, strips);
-        else
-            add_bytes(sums, packed, ahead, in + k, w->padded, count, rows, strips);
-    }
-}
+#include "integer_sums.h"
 
 /* All but the first four are constants where it is called. */
 INLINE void tile(float *out, const struct coded_product *p, const struct strips *from, int64_t row, const int rows,
                  const int strips, const int bits) {
     const struct coded *w = p->weights;
-    floats outputs[MOST_ROWS][MOST_STRIPS];
+    const int parts = strips * PARTS;
+    floats outputs[MOST_ROWS][MOST_PARTS];
     for (int r = 0; r < rows; r++)
-        for (int s = 0; s < strips; s++) outputs[r][s] = same_float(0.0f);
+        for (int i = 0; i < parts; i++) outputs[r][i] = same_float(0.0f);
     int64_t group_size = w->padded / w->groups;
     const int8_t *in = p->in.codes + row * w->padded;
     for (int64_t group = 0; group < w->groups; group++) {
         const int32_t *in_sums = p->in.sums + row * w->groups + group;
         const float *in_scales = p->in.scales + row * w->groups + group;
-        ints sums[MOST_ROWS][MOST_STRIPS];
-        for (int r = 0; r < rows; r++)
-            for (int s = 0; s < strips; s++) sums[r][s] = same_int(-(int32_t)w->zero * in_sums[r * w->groups]);
+        ints sums[MOST_ROWS][MOST_PARTS];
+        for (int r = 0; r < rows; r++) {
+            ints start = same_int((ADDED_TO_CODES(bits) - (int32_t)w->zero) * in_sums[r * w->groups]);
+            for (int i = 0; i < parts; i++) sums[r][i] = start;
+        }
         add_group(sums, w, from, in, group * group_size, (group + 1) * group_size, rows, strips, bits);
-        for (int s = 0; s < strips; s++) {
-            int64_t index = from->number[s] * w->groups + group;
+        for (int i = 0; i < parts; i++) {
+            int64_t index = (from->number[i / PARTS] * w->groups + group) * PARTS + i % PARTS;
             floats scales = load_scales(w->scales, index, w->is_half);
             floats offsets = w->offsets ? load_scales(w->offsets, index, w->is_half) : same_float(0.0f);
             for (int r = 0; r < rows; r++) {
-                floats scaled = scales * to_floats(sums[r][s]);
+                floats scaled = scales * to_floats(sums[r][i]);
                 if (w->offsets) scaled = add_product(scaled, offsets, same_float((float)in_sums[r * w->groups]));
-                outputs[r][s] = add_product(outputs[r][s], same_float(in_scales[r * w->groups]), scaled);
+                outputs[r][i] = add_product(outputs[r][i], same_float(in_scales[r * w->groups]), scaled);
             }
         }
     }
     for (int r = 0; r < rows; r++)
-        for (int s = 0; s < strips; s++) {
-            if (w->bias) outputs[r][s] += load_floats(w->bias + from->number[s] * LANES);
-            memcpy(out + (r * strips + s) * LANES, &outputs[r][s], sizeof(floats));
+        for (int i = 0; i < parts; i++) {
+            if (w->bias) outputs[r][i] += load_floats(w->bias + from->number[i / PARTS] * LANES + i % PARTS * FLOATS);
+            memcpy(out + (r * parts + i) * FLOATS, &outputs[r][i], sizeof(floats));
         }
 }
 

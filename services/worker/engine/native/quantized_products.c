@@ -17,7 +17,7 @@ static struct strips choose(const struct coded *w, int64_t column, int64_t next,
         strips.number[s] = (column + place) / LANES;
         strips.packed[s] = w->packed + strips.number[s] * strip_bytes(w);
         strips.following[s] = w->packed + (next + place) / LANES * strip_bytes(w);
-        if (scratch == NULL) continue;
+        if (scratch == NULL || penstock_is_wide_faster()) continue;
         uint8_t *own = scratch + s * w->padded * LANES * 2;
         strips.is_expanded = penstock_expand(own, w, strips.packed[s]) != 0;
         if (strips.is_expanded) strips.packed[s] = own;
@@ -36,10 +36,14 @@ static void multiply_strips(const struct coded_product *p, int64_t column, int64
     const struct coded *w = p->weights;
     struct strips strips = choose(w, column, next, count, is_gated(epilogue), scratch);
     const struct product finished = {p->out, NULL, NULL, NULL, p->rows, w->columns, w->padded, p->is_wide};
+    int is_shared = scratch != NULL && penstock_is_wide_faster() && p->rows > 1;
     for (int64_t row = 0, rows; row < p->rows; row += rows) {
-        float sums[MOST_ROWS * MOST_STRIPS * LANES];
-        rows = rows_of_tile(p->rows - row);
-        if (w->table)
+        _Alignas(64) float sums[TABLE_ROWS * 2 * LANES];
+        int64_t left = p->rows - row;
+        rows = !is_shared ? rows_of_tile(left) : left < TABLE_ROWS ? left : TABLE_ROWS;
+        if (is_shared)
+            penstock_table_block(sums, p, &strips, row, rows);
+        else if (w->table)
             penstock_table_tile(sums, p, &strips, row, rows);
         else
             penstock_integer_tile(sums, p, &strips, row, rows);

@@ -37,11 +37,15 @@ struct coded_product {
 
 /* The columns of a tile: where 16 of them begin, what is asked of memory meanwhile, and their numbers. */
 #define MOST_STRIPS 4
+#define MOST_PARTS (MOST_STRIPS * PARTS)
 struct strips {
     const uint8_t *packed[MOST_STRIPS], *following[MOST_STRIPS];
     int64_t number[MOST_STRIPS], count;
     int is_expanded;
 };
+
+/* So that sums stay in registers. */
+#define UNROLLED _Pragma("GCC unroll 8")
 
 /* A tile has 1, 2, 3, 4, 6 or 8 rows of 2 strips, or 1 row of 4: its sums fit the registers. */
 #define MOST_ROWS 8
@@ -51,6 +55,11 @@ void penstock_integer_tile(float *sums, const struct coded_product *p, const str
                            int64_t rows);
 void penstock_table_tile(float *sums, const struct coded_product *p, const struct strips *strips, int64_t row,
                          int64_t rows);
+
+/* The same for up to TABLE_ROWS rows of two strips, each of them looked up once; only where products are float32. */
+#define TABLE_ROWS 64
+void penstock_table_block(float *sums, const struct coded_product *p, const struct strips *strips, int64_t row,
+                          int64_t rows);
 
 /* Looks 16 columns up: `buffer` [inner, 16] bfloat16 in pairs; 0 where that is of no use. */
 int64_t penstock_expand(uint8_t *buffer, const struct coded *weights, const uint8_t *packed);

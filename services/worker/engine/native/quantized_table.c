@@ -7,45 +7,16 @@
  * consecutive pairs, lowest bits first: [columns / 16, inner / 8 or 4, 16, 2]. Scales and offsets
  * [columns / 16, groups, 16], everything padded to a multiple of 64 columns; an output is sum over groups of scale *
  * sum(value * activation) + offset * sum(activation). For many rows a strip of columns is looked up once, into a buffer
- * that fits the second-level cache: the same values are added in the same order.
+ * that fits the second-level cache; or, where products are float32, a group of a strip at a time into the first-level
+ * cache (table_block.c): the same values are added in the same order.
  * Source: Lin et al. 2023 (AWQ), section 4.1, weights dequantized on the fly; Frantar et al. 2022 (GPTQ), section 3.
  */
-#include "quantized_lanes.h"
-#include "quantized_products.h"
-
-#define EXPANDED 16
-#define WIDE_DEPTH 128 /* a multiple of what a word of codes holds */
+#include "table_look_up.h"
+#include "wide_tiles.h" /* DEPTH */
 
 #if HAS_WIDE_REGISTERS
 
-int64_t penstock_has_fast_table_matmul(void) { return 1; }
-
-struct table {
-    __m512i parts[4]; /* of 32 values each; 4 bits use the first, which holds the 16 twice */
-};
-
-INLINE struct table load_table(const uint16_t *values, const int bits) {
-    struct table table;
-    for (int i = 0; i < 4; i++) table.parts[i] = _mm512_setzero_si512();
-    if (bits == 4) table.parts[0] = _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)values));
-    if (bits == 8)
-        for (int i = 0; i < 4; i++) table.parts[i] = _mm512_loadu_si512(values + 32 * i);
-    return table;
-}
-
-/* Pair `j` of the words in `raw`. */
-INLINE __m512i look_up(const struct table *table, __m512i raw, const int bits, const int j) {
-    if (bits == EXPANDED) return raw;
-    __m512i place = j ? _mm512_srli_epi16(raw, (unsigned)(bits * j)) : raw;
-    if (bits == 4) return _mm512_permutexvar_epi16(place, table->parts[0]);
-    __m512i low = _mm512_permutex2var_epi16(table->parts[0], place, table->parts[1]);
-    __m512i high = _mm512_permutex2var_epi16(table->parts[2], place, table->parts[3]);
-    __m512i magnitude = _mm512_mask_mov_epi16(low, _mm512_test_epi16_mask(place, _mm512_set1_epi16(0x40)), high);
-    __m512i sign = _mm512_and_si512(_mm512_slli_epi16(place, 8), _mm512_set1_epi16((int16_t)0x8000));
-    return _mm512_or_si512(magnitude, sign);
-}
-
-INLINE void add_group_by_pairs(floats sums[MOST_ROWS][MOST_STRIPS], const struct coded *w, const struct strips *from,
+INLINE void add_group_by_pairs(floats sums[MOST_ROWS][MOST_PARTS], const struct coded *w, const struct strips *from,
                       const uint16_t *in, int64_t begin, int64_t end, const struct table *table, const int rows,
                       const int strips, const int bits) {
     const int pairs_of_word = 16 / bits;
@@ -60,56 +31,6 @@ INLINE void add_group_by_pairs(floats sums[MOST_ROWS][MOST_STRIPS], const struct
                 for (int s = 0; s < strips; s++) sums[r][s] = (floats)add_products((lanes)sums[r][s], same, values[s]);
             }
         }
-    }
-}
-
-INLINE void add_wide(floats sums[MOST_ROWS][MOST_STRIPS], const float *in, const lanes *weights, const int rows,
-                     const int strips) {
-    for (int r = 0; r < rows; r++) {
-        __m512 same = _mm512_set1_ps(in[r * WIDE_DEPTH]);
-        for (int s = 0; s < strips; s++)
-            sums[r][s] = (floats)_mm512_fmadd_ps(same, weights[s], (__m512)sums[r][s]);
-    }
-}
-
-/* The same bits by float32, as wide_tiles.c does it. */
-INLINE void add_group_by_floats(floats sums[MOST_ROWS][MOST_STRIPS], const struct coded *w, const struct strips *from,
-                                const uint16_t *in, int64_t begin, int64_t end, const struct table *table,
-                                const int rows, const int strips, const int bits) {
-    const int pairs_of_word = 16 / bits;
-    _Alignas(64) float wide[MOST_ROWS * WIDE_DEPTH];
-    for (int64_t piece = begin; piece < end; piece += WIDE_DEPTH) {
-        int64_t stop = end - piece < WIDE_DEPTH ? end : piece + WIDE_DEPTH;
-        for (int r = 0; r < rows; r++)
-            for (int64_t k = piece; k < stop; k++) wide[r * WIDE_DEPTH + k - piece] = from_bf16(in[r * w->padded + k]);
-        for (int64_t k = piece; k < stop; k += 2 * pairs_of_word) {
-            pairs raw[MOST_STRIPS];
-            for (int s = 0; s < strips; s++)
-                raw[s] = _mm512_loadu_si512(from->packed[s] + k / (2 * pairs_of_word) * 64);
-            for (int j = 0; j < pairs_of_word; j++) {
-                lanes weights[MOST_STRIPS];
-                pairs values[MOST_STRIPS];
-                for (int s = 0; s < strips; s++) {
-                    values[s] = look_up(table, raw[s], bits, j);
-                    weights[s] = second_of_pairs(values[s]);
-                }
-                add_wide(sums, wide + k - piece + 2 * j + 1, weights, rows, strips);
-                for (int s = 0; s < strips; s++) weights[s] = first_of_pairs(values[s]);
-                add_wide(sums, wide + k - piece + 2 * j, weights, rows, strips);
-            }
-        }
-    }
-}
-
-INLINE void add_group(floats sums[MOST_ROWS][MOST_STRIPS], const struct coded *w, const struct strips *from,
-                      const uint16_t *in, int64_t begin, int64_t end, const struct table *table, const int rows,
-                      const int strips, const int bits) {
-    if (rows > 1 && penstock_is_wide_faster()) {
-        unsigned control = take_denormals_for_zeros();
-        add_group_by_floats(sums, w, from, in, begin, end, table, rows, strips, bits);
-        restore(control);
-    } else {
-        add_group_by_pairs(sums, w, from, in, begin, end, table, rows, strips, bits);
     }
 }
 
@@ -128,29 +49,79 @@ int64_t penstock_expand(uint8_t *buffer, const struct coded *w, const uint8_t *p
 
 #else
 
-int64_t penstock_has_fast_table_matmul(void) { return 0; }
-
 int64_t penstock_expand(uint8_t *buffer, const struct coded *w, const uint8_t *packed) {
     (void)buffer, (void)w, (void)packed;
     return 0;
 }
 
-struct table {
-    const uint16_t *values;
-};
+#endif
 
-INLINE struct table load_table(const uint16_t *values, const int bits) {
-    (void)bits;
-    return (struct table){values};
+#if HAS_FAST_PRODUCTS
+
+int64_t penstock_has_fast_table_matmul(void) { return 1; }
+
+/* What the words at `place` hold of each strip, times inputs in float32. */
+INLINE void add_words(floats sums[MOST_ROWS][MOST_PARTS], const struct strips *from, int64_t place, const float *in,
+                      const struct table *table, const int rows, const int parts, const int bits) {
+#if HAS_WIDE_REGISTERS
+    pairs raw[MOST_PARTS];
+    for (int i = 0; i < parts; i++) raw[i] = load_pairs((const void *)(from->packed[i] + place));
+    for (int j = 0; j < 16 / bits; j++) {
+        pairs values[MOST_PARTS];
+        for (int i = 0; i < parts; i++) values[i] = look_up(table, raw[i], bits, j);
+        for (int half = 1; half >= 0; half--)
+            for (int r = 0; r < rows; r++) {
+                floats same = same_float(in[r * DEPTH + 2 * j + half]);
+                for (int i = 0; i < parts; i++)
+                    sums[r][i] = add_product(sums[r][i], same,
+                                             (floats)(half ? second_of_pairs(values[i]) : first_of_pairs(values[i])));
+            }
+    }
+#else
+    for (int i = 0; i < parts; i++) {
+        part values[4][2];
+        look_up_words(values, table, from->packed[i / PARTS] + place + i % PARTS * 64 / PARTS, bits);
+        for (int j = 0; j < 16 / bits; j++)
+            for (int half = 1; half >= 0; half--)
+                for (int r = 0; r < rows; r++)
+                    sums[r][i] =
+                        add_product(sums[r][i], same_float(in[r * DEPTH + 2 * j + half]), (floats)values[j][half]);
+    }
+#endif
 }
 
-INLINE float look_up(const struct table *table, uint16_t word, const int bits, int64_t j) {
-    if (bits == 4) return from_bf16(table->values[word >> 4 * j & 15]);
-    float magnitude = from_bf16(table->values[word >> 8 * j & 127]);
-    return word >> 8 * j & 128 ? -magnitude : magnitude;
+/* The same bits by float32, as wide_tiles.c does it. */
+INLINE void add_group_by_floats(floats sums[MOST_ROWS][MOST_PARTS], const struct coded *w, const struct strips *from,
+                                const uint16_t *in, int64_t begin, int64_t end, const struct table *table,
+                                const int rows, const int parts, const int bits) {
+    const int pairs_of_word = 16 / bits;
+    _Alignas(64) float wide[MOST_ROWS * DEPTH];
+    for (int64_t piece = begin; piece < end; piece += DEPTH) {
+        int64_t stop = end - piece < DEPTH ? end : piece + DEPTH;
+        for (int r = 0; r < rows; r++)
+            for (int64_t k = piece; k < stop; k++) wide[r * DEPTH + k - piece] = from_bf16(in[r * w->padded + k]);
+        for (int64_t k = piece; k < stop; k += 2 * pairs_of_word)
+            add_words(sums, from, k / (2 * pairs_of_word) * 64, wide + k - piece, table, rows, parts, bits);
+    }
 }
 
-INLINE void add_group(floats sums[MOST_ROWS][MOST_STRIPS], const struct coded *w, const struct strips *from,
+INLINE void add_group(floats sums[MOST_ROWS][MOST_PARTS], const struct coded *w, const struct strips *from,
+                      const uint16_t *in, int64_t begin, int64_t end, const struct table *table, const int rows,
+                      const int strips, const int bits) {
+#if HAS_WIDE_REGISTERS
+    if (rows == 1 || !penstock_is_wide_faster()) {
+        add_group_by_pairs(sums, w, from, in, begin, end, table, rows, strips, bits);
+        return;
+    }
+#endif
+    add_group_by_floats(sums, w, from, in, begin, end, table, rows, strips * PARTS, bits);
+}
+
+#else
+
+int64_t penstock_has_fast_table_matmul(void) { return 0; }
+
+INLINE void add_group(floats sums[MOST_ROWS][MOST_PARTS], const struct coded *w, const struct strips *from,
                       const uint16_t *in, int64_t begin, int64_t end, const struct table *table, const int rows,
                       const int strips, const int bits) {
     for (int s = 0; s < strips; s++) {
@@ -173,32 +144,33 @@ INLINE void add_group(floats sums[MOST_ROWS][MOST_STRIPS], const struct coded *w
 INLINE void tile(float *out, const struct coded_product *p, const struct strips *from, int64_t row, const int rows,
                  const int strips, const int bits) {
     const struct coded *w = p->weights;
-    floats outputs[MOST_ROWS][MOST_STRIPS];
+    const int parts = strips * PARTS;
+    floats outputs[MOST_ROWS][MOST_PARTS];
     for (int r = 0; r < rows; r++)
-        for (int s = 0; s < strips; s++) outputs[r][s] = same_float(0.0f);
+        for (int i = 0; i < parts; i++) outputs[r][i] = same_float(0.0f);
     struct table table = load_table(w->table, bits);
     int64_t group_size = w->padded / w->groups;
     const uint16_t *in = p->in.halves + row * w->padded;
     for (int64_t group = 0; group < w->groups; group++) {
-        floats sums[MOST_ROWS][MOST_STRIPS];
+        floats sums[MOST_ROWS][MOST_PARTS];
         for (int r = 0; r < rows; r++)
-            for (int s = 0; s < strips; s++) sums[r][s] = same_float(0.0f);
+            for (int i = 0; i < parts; i++) sums[r][i] = same_float(0.0f);
         add_group(sums, w, from, in, group * group_size, (group + 1) * group_size, &table, rows, strips, bits);
-        for (int s = 0; s < strips; s++) {
-            int64_t index = from->number[s] * w->groups + group;
+        for (int i = 0; i < parts; i++) {
+            int64_t index = (from->number[i / PARTS] * w->groups + group) * PARTS + i % PARTS;
             floats scales = load_scales(w->scales, index, w->is_half);
             floats offsets = w->offsets ? load_scales(w->offsets, index, w->is_half) : same_float(0.0f);
             for (int r = 0; r < rows; r++) {
                 float in_sum = w->offsets ? p->in.half_sums[(row + r) * w->groups + group] : 0.0f;
-                outputs[r][s] = add_product(outputs[r][s], scales, sums[r][s]);
-                if (w->offsets) outputs[r][s] = add_product(outputs[r][s], offsets, same_float(in_sum));
+                outputs[r][i] = add_product(outputs[r][i], scales, sums[r][i]);
+                if (w->offsets) outputs[r][i] = add_product(outputs[r][i], offsets, same_float(in_sum));
             }
         }
     }
     for (int r = 0; r < rows; r++)
-        for (int s = 0; s < strips; s++) {
-            if (w->bias) outputs[r][s] += load_floats(w->bias + from->number[s] * LANES);
-            memcpy(out + (r * strips + s) * LANES, &outputs[r][s], sizeof(floats));
+        for (int i = 0; i < parts; i++) {
+            if (w->bias) outputs[r][i] += load_floats(w->bias + from->number[i / PARTS] * LANES + i % PARTS * FLOATS);
+            memcpy(out + (r * parts + i) * FLOATS, &outputs[r][i], sizeof(floats));
         }
 }
 
@@ -214,7 +186,13 @@ INLINE void tile(float *out, const struct coded_product *p, const struct strips 
 
 void penstock_table_tile(float *out, const struct coded_product *p, const struct strips *from, int64_t row,
                          int64_t rows) {
+#if HAS_FAST_PRODUCTS
+    unsigned control = take_denormals_for_zeros();
+#endif
     switch (rows * 8 + from->count) { CASE(1, 4) CASE(1, 2) CASE(2, 2) CASE(3, 2) CASE(4, 2) CASE(6, 2) CASE(8, 2) }
+#if HAS_FAST_PRODUCTS
+    restore(control);
+#endif
 }
 
 void penstock_group_sums(float *sums, const uint16_t *in, int64_t rows, int64_t inner, int64_t groups) {
