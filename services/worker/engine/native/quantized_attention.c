@@ -6,31 +6,14 @@
  */
 #include <math.h>
 
+#include "attention_tiles.h"
 #include "cells.h"
-#include "quantized_lanes.h"
 
-#define MAX_GROUP 64
-#define MAX_HEAD_SIZE 256
-#define TILE 16
 #define SPAN 32
 
 enum format { INT8 = 1, FP8 = 2, INT4 = 3, INT8_UPPER = 4 };
 
-INLINE float widen(uint16_t x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float y;
-    memcpy(&y, &bits, sizeof y);
-    return y;
-}
-
-INLINE uint16_t narrow(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-    return (uint16_t)(x != x ? 0x7FC0u : rounded);
-}
-
-INLINE float rounded(float x, int is_wide) { return is_wide ? x : widen(narrow(x)); }
+INLINE float rounded(float x, int is_wide) { return is_wide ? x : from_bf16(to_bf16(x)); }
 
 /* E4M3 without infinities: an exponent 120 too small for a float32, which a power of two mends. */
 INLINE float from_fp8(uint8_t x) {
@@ -63,7 +46,7 @@ INLINE void read_cell(float *restrict out, const uint8_t *restrict cell, enum fo
         float codes[MAX_HEAD_SIZE];
         for (int64_t d = 0; d < half; d++) codes[d] = cell[d] & 15, codes[d + half] = cell[d] >> 4;
         for (int64_t span = 0; span < spans; span++) {
-            float scale = widen(scales[span]), minimum = widen(scales[spans + span]);
+            float scale = from_bf16(scales[span]), minimum = from_bf16(scales[spans + span]);
             int64_t end = (span + 1) * SPAN < head_size ? (span + 1) * SPAN : head_size;
             for (int64_t d = span * SPAN; d < end; d++) {
                 float product = codes[d] * scale;
@@ -107,14 +90,14 @@ INLINE void write_spans(uint8_t *restrict cell, const float *restrict in, int64_
             highest = in[d] > highest ? in[d] : highest;
             poison += in[d] * 0.0f;
         }
-        uint16_t minimum = narrow(lowest);
-        float range = (highest - widen(minimum)) / 15.0f;
-        float scale = widen(narrow(range > 0x1p-126f ? range : 0x1p-126f));
+        uint16_t minimum = to_bf16(lowest);
+        float range = (highest - from_bf16(minimum)) / 15.0f;
+        float scale = from_bf16(to_bf16(range > 0x1p-126f ? range : 0x1p-126f));
         for (int64_t d = begin; d < end; d++) {
-            float code = rintf((in[d] - widen(minimum)) / scale);
+            float code = rintf((in[d] - from_bf16(minimum)) / scale);
             codes[d] = (uint8_t)(code > 15.0f ? 15.0f : code > 0.0f ? code : 0.0f);
         }
-        scales[span] = narrow(scale + poison);
+        scales[span] = to_bf16(scale + poison);
         scales[spans + span] = minimum;
     }
     for (int64_t d = 0; d < half; d++) cell[d] = (uint8_t)(codes[d] | codes[d + half] << 4);
@@ -156,7 +139,7 @@ void penstock_write_cells(uint8_t *restrict cells, const void *restrict in, cons
         float values[MAX_HEAD_SIZE];
         for (int64_t d = 0; d < head_size; d++)
             values[d] = is_wide ? ((const float *)in)[i * head_size + d]
-                                : widen(((const uint16_t *)in)[i * head_size + d]);
+                                : from_bf16(((const uint16_t *)in)[i * head_size + d]);
         int64_t slot = slots[i / num_kv_heads] * num_kv_heads + i % num_kv_heads;
         write_cell(cells + slot * cell_bytes, values, (enum format)format, head_size);
     }
@@ -168,16 +151,17 @@ INLINE void prefetch(const uint8_t *cell, int64_t cell_bytes) {
 
 /* Scores of up to TILE keys -> weights, with the sums so far shrunk to the new largest score. */
 INLINE void soften(float *weights, float *sum, float *largest, float *total, int64_t count, int64_t head_size) {
-    float peak = *largest, added = 0.0f;
-    for (int64_t j = 0; j < count; j++) peak = weights[j] > peak ? weights[j] : peak;
-    float shrink = peak == *largest ? 1.0f : expf(*largest - peak);
-    for (int64_t j = 0; j < count; j++) {
-        weights[j] = expf(weights[j] - peak);
-        added += weights[j];
+    for (int64_t j = count; j < TILE; j++) weights[j] = -INFINITY;
+    float found = largest_of_tile(weights), peak = found > *largest ? found : *largest, added = 0.0f;
+    /* All scores so far NaN: the output must be one, too, not a quiet zero. */
+    float shrink = peak == *largest ? 1.0f : exponential(*largest - peak);
+    for (int64_t j = 0; j < TILE; j++) {
+        weights[j] = exponential(weights[j] - peak);
+        added += weights[j]; /* of what is not there 1e-38 */
     }
     *total = *total * shrink + added;
     *largest = peak;
-    for (int64_t d = 0; d < head_size; d++) sum[d] *= shrink;
+    for (int64_t d = 0; d < head_size && shrink != 1.0f; d++) sum[d] *= shrink;
 }
 
 INLINE void attend(void *out, const void *queries, const struct cells *c, const int32_t *table, int64_t context,
@@ -187,7 +171,7 @@ INLINE void attend(void *out, const void *queries, const struct cells *c, const 
     float query[MAX_GROUP * MAX_HEAD_SIZE], sum[MAX_GROUP * MAX_HEAD_SIZE], row[MAX_HEAD_SIZE];
     float weights[MAX_GROUP * TILE], largest[MAX_GROUP], total[MAX_GROUP];
     for (int64_t i = 0; i < group * head_size; i++) {
-        query[i] = is_wide ? ((const float *)queries)[i] : widen(((const uint16_t *)queries)[i]);
+        query[i] = is_wide ? ((const float *)queries)[i] : from_bf16(((const uint16_t *)queries)[i]);
         sum[i] = 0.0f;
     }
     for (int64_t g = 0; g < group; g++) largest[g] = -INFINITY, total[g] = 0.0f;
@@ -223,20 +207,20 @@ INLINE void attend(void *out, const void *queries, const struct cells *c, const 
         if (is_wide)
             ((float *)out)[i] = value;
         else
-            ((uint16_t *)out)[i] = narrow(value);
+            ((uint16_t *)out)[i] = to_bf16(value);
     }
 }
 
 void penstock_write_cell(uint8_t *cell, const uint16_t *in, int64_t format, int64_t head_size) {
     float values[MAX_HEAD_SIZE];
-    for (int64_t d = 0; d < head_size; d++) values[d] = widen(in[d]);
+    for (int64_t d = 0; d < head_size; d++) values[d] = from_bf16(in[d]);
     write_cell(cell, values, (enum format)format, head_size);
 }
 
 void penstock_read_cell(uint16_t *out, const uint8_t *cell, int64_t format, int64_t head_size) {
     float values[MAX_HEAD_SIZE];
     read_cell(values, cell, (enum format)format, head_size, 0);
-    for (int64_t d = 0; d < head_size; d++) out[d] = narrow(values[d]);
+    for (int64_t d = 0; d < head_size; d++) out[d] = to_bf16(values[d]);
 }
 
 void penstock_attend_cells_of_head(uint16_t *out, const uint16_t *queries, const struct cells *cells,
