@@ -119,6 +119,7 @@ def run_benchmark(
     report: Report,
 ) -> CacheResult:
     """`budget`: how much perplexity may grow, 0.003. Raises CheckpointError, TokenizerError, ValueError, OSError."""
+    open_checkpoint(model)  # says what is wrong with a directory before its tokenizer does
     tokenizer = Tokenizer.from_directory(model)
     text = windows(tokenizer, builtin_text(Part.HELD), length=_WINDOW_TOKENS, count=num_windows)
     choice: Choice | None = None

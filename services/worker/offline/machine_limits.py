@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 
+from services.worker.engine.models.linear import onednn_packs_bfloat16
 from services.worker.engine.native.read_library import load_sum_words
 
 _CPU_READ_BYTES, _GPU_READ_BYTES = 256 << 20, 2 << 30
@@ -23,18 +24,24 @@ _REPEATS = 5
 class MachineLimits:
     read_bytes_per_second: float
     multiply_per_second: float
-    """Floating-point operations of a square matrix product, in the number type that was asked for."""
+    """Floating-point operations of a square matrix product in the number type that was asked for; on a CPU in float32
+    where that is faster."""
 
 
 def measure_limits(device: torch.device, dtype: torch.dtype) -> MachineLimits:
     """Takes about a second. A product is large enough to be computing only."""
     is_card = device.type == "cuda"
     size = _GPU_MATRIX if is_card else _CPU_MATRIX
-    left, right = torch.randn(2, size, size, device=device).to(dtype)
-    multiply_seconds = best_seconds(lambda: left @ right, device, repeats=_REPEATS)
-    return MachineLimits(
-        read_bytes_per_second=measure_reading(device), multiply_per_second=2 * size**3 / multiply_seconds
-    )
+    left, right = torch.randn(2, size, size, device=device)
+    dtypes = {dtype} if is_card else {dtype, torch.float32}
+    if not is_card and not onednn_packs_bfloat16():
+        dtypes.discard(torch.bfloat16)  # a loop, a hundred times slower
+    seconds = min(_product_seconds(left.to(one), right.to(one)) for one in dtypes)
+    return MachineLimits(read_bytes_per_second=measure_reading(device), multiply_per_second=2 * size**3 / seconds)
+
+
+def _product_seconds(left: torch.Tensor, right: torch.Tensor) -> float:
+    return best_seconds(lambda: left @ right, left.device, repeats=_REPEATS)
 
 
 def measure_reading(device: torch.device) -> float:

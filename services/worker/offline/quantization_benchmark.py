@@ -86,6 +86,7 @@ def run_benchmark(
     report: Report,
 ) -> QuantizationResult:
     """No speed with 0 rounds. Raises CheckpointError, QuantizationError, TokenizerError, ValueError, OSError."""
+    open_checkpoint(model)  # says what is wrong with a directory before its tokenizer does
     text = windows(Tokenizer.from_directory(model), builtin_text(Part.HELD), length=_WINDOW_TOKENS, count=num_windows)
     probe = _Probe(model, text, KeptFigures(made / FILE_NAME), f"calibrated on {num_sequences} sequences", report)
     measured = [probe.own(row, partial(make_checkpoint, row, model, made, num_sequences=num_sequences)) for row in rows]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 
+from services.worker.engine.models.linear import PackedLinear, onednn_packs_bfloat16
 from services.worker.offline.machine_limits import measure_reading, ways_to_read
 
 
@@ -30,16 +31,18 @@ def read_bandwidth() -> float:
 def product_rates(rows: int = 512) -> dict[str, float]:
     """Products and sums a second of torch's libraries, the best of two shapes.
 
-    bfloat16 in oneDNN's own format, and float32, which some processors are faster with.
+    bfloat16 in oneDNN's own format, where it takes that, and float32, which some processors are faster with.
     """
-    best = {"bfloat16": 0.0, "float32": 0.0}
+    best = {"float32": 0.0}
     for columns, inner in ((4864, 896), (2048, 2048)):
         inputs, weight = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        multiply = functools.partial(torch.ops.mkldnn._linear_pointwise, inputs, packed, None, "none", [], "")
-        wide = functools.partial(torch.mm, inputs.float(), weight.float().t())
-        for name, work in (("bfloat16", multiply), ("float32", wide)):
-            best[name] = max(best[name], 2 * rows * columns * inner / best_seconds(work))
+        ways: dict[str, Callable[[], object]] = {
+            "float32": functools.partial(torch.mm, inputs.float(), weight.float().t())
+        }
+        if onednn_packs_bfloat16():
+            ways["bfloat16"] = functools.partial(PackedLinear(weight, None), inputs)
+        for name, work in ways.items():
+            best[name] = max(best.get(name, 0.0), 2 * rows * columns * inner / best_seconds(work))
     return best
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from services.worker.engine.calibration.layer_shape import Site
 from services.worker.engine.checkpoints.layer_config import LayerConfig
 from services.worker.engine.checkpoints.model_config import Activation, DecoderConfig
+from services.worker.engine.models.linear import make_linear
 from services.worker.engine.models.rope import rope_table
 
 Weights = Mapping[str, torch.Tensor]
@@ -94,7 +95,8 @@ class ReferenceLayer:
         """Float32 in and out; the product in the layer's dtype."""
         weight = self._weights[f"{name}.weight"].to(self._dtype)
         bias = self._weights.get(f"{name}.bias")
-        product = functional.linear(inputs.to(self._dtype), weight).float()
+        product = make_linear(weight, None)(inputs.to(self._dtype).flatten(0, -2)).float()
+        product = product.view(*inputs.shape[:-1], -1)
         return product if bias is None else product + bias.float()
 
     def _norm(self, values: torch.Tensor, name: str) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 On CPU bfloat16 weights are packed: for our own kernel where the processor has AVX-512 (faster than oneDNN for few rows
 and at least as fast for many) or AVX2 (oneDNN packs no bfloat16 there), else for oneDNN where it takes them: it reaches
-the memory bandwidth where F.linear reaches half of it. The plain tensor is dropped by whoever passes it in.
+the memory bandwidth where F.linear reaches half of it. Elsewhere they become float32. The plain tensor is dropped by
+whoever passes it in.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,7 @@ def make_linear(weight: torch.Tensor, bias: torch.Tensor | None, *, wide_output:
             return NativeLinear(products, weight, bias, torch.float32 if wide_output else torch.bfloat16)
         if onednn_packs_bfloat16():
             return _widened(PackedLinear(weight, bias)) if wide_output else PackedLinear(weight, bias)
+        return Float32Linear(weight, bias, torch.float32 if wide_output else torch.bfloat16)
     return _widened(PlainLinear(weight, bias)) if wide_output else PlainLinear(weight, bias)
 
 
@@ -57,6 +59,18 @@ class PackedLinear:
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         product: torch.Tensor = self._multiply(inputs, self._weight, self._bias, "none", [], "")
         return product
+
+
+class Float32Linear:
+    """Where torch has only a loop for bfloat16: twice the memory, and some twenty times faster."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, output: torch.dtype) -> None:
+        self._weight = weight.float()
+        self._bias = None if bias is None else bias.float()
+        self._output = output
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return functional.linear(inputs.float(), self._weight, self._bias).to(self._output)
 
 
 class NativeLinear:

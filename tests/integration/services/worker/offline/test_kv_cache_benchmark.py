@@ -64,3 +64,5 @@ def test_the_tables_show_the_cost_and_the_choice(model: Path, monkeypatch: pytes
     assert "chosen:" in shown.stdout
     unknown = command_line("--model", str(model), "--quick", "--kv-cache", "int3")
     assert unknown.exit_code == 2
+    missing = command_line("--model", str(model / "nowhere"), "--quick")
+    assert (missing.exit_code, "nowhere: there is no such file" in missing.stderr) == (2, True)

@@ -118,3 +118,5 @@ def test_what_cannot_be_measured_is_said(model: Path) -> None:
     assert "--model is needed" in command_line().stderr
     unknown = command_line("--model", str(model), "--rows", "int5")
     assert (unknown.exit_code, "no such rows: int5" in unknown.stderr) == (2, True)
+    missing = command_line("--model", str(model / "nowhere"))
+    assert (missing.exit_code, "nowhere: there is no such file" in missing.stderr) == (2, True)

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from services.worker.engine.models.linear import (
+    Float32Linear,
     NativeLinear,
     PackedLinear,
     PlainLinear,
@@ -135,7 +136,7 @@ def test_the_kind_follows_the_weight() -> None:
     products = load_products()
     has_matmul = products is not None and products.are_fast
     packed = make_linear(torch.randn(4, 4).bfloat16(), None)
-    assert isinstance(packed, NativeLinear if has_matmul else PackedLinear | PlainLinear)
+    assert isinstance(packed, NativeLinear if has_matmul else PackedLinear | Float32Linear)
     odd = make_linear(torch.randn(4, 3).bfloat16(), None)
     assert not isinstance(odd, NativeLinear), "three values are no pairs"
 
@@ -153,17 +154,21 @@ def test_without_the_kernel_weights_are_packed_for_onednn_where_it_takes_them(mo
     monkeypatch.setattr("services.worker.engine.models.linear.load_products", lambda: None)
     inputs, weight = torch.randn(3, 32).bfloat16(), torch.randn(48, 32).bfloat16()
     linear = make_linear(weight, None)
-    assert isinstance(linear, PackedLinear if onednn_packs_bfloat16() else PlainLinear)
+    assert isinstance(linear, PackedLinear if onednn_packs_bfloat16() else Float32Linear)
     torch.testing.assert_close(linear(inputs).double(), exact(inputs, weight), rtol=1e-2, atol=2e-2)
 
 
-def test_weights_that_onednn_refuses_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_onednn_refuses_become_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.worker.engine.models.linear.load_products", lambda: None)
     monkeypatch.setattr("services.worker.engine.models.linear.onednn_packs_bfloat16", lambda: False)
     inputs, weight = torch.randn(3, 32).bfloat16(), torch.randn(48, 32).bfloat16()
     linear = make_linear(weight, None)
-    assert isinstance(linear, PlainLinear)
+    assert isinstance(linear, Float32Linear)
+    assert linear(inputs).dtype is torch.bfloat16
     torch.testing.assert_close(linear(inputs).double(), exact(inputs, weight), rtol=1e-2, atol=2e-2)
+    wide = make_linear(weight, torch.ones(48).bfloat16(), wide_output=True)(inputs)
+    assert wide.dtype is torch.float32
+    torch.testing.assert_close(wide.double(), exact(inputs, weight) + 1.0, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 8, 13])
