@@ -15,6 +15,7 @@ import time
 import torch
 
 from services.worker.engine.models.linear import NativeLinear
+from services.worker.engine.native.build import processor_features
 from services.worker.engine.native.library import Products, load_products
 
 _SHAPES = ((1152, 896), (896, 896), (9728, 896), (896, 4864))
@@ -43,7 +44,7 @@ def measure(products: Products, layers: list[NativeLinear], rows: int) -> list[f
 
 def main() -> None:
     products = load_products()
-    if products is None or not products.are_fast:
+    if products is None or "avx512f" not in processor_features():
         raise SystemExit("only processors with AVX-512 have both ways")
     layers = [
         NativeLinear(products, torch.randn(columns, inner).bfloat16(), None)
