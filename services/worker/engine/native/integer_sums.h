@@ -13,6 +13,9 @@
 #define AHEAD 4096  /* bytes: the processor's own prefetching stops at the end of a page */
 #define SEGMENT 256 /* inner values between two looks at what is to be fetched */
 
+/* So that sums stay in registers. */
+#define UNROLLED _Pragma("GCC unroll 8")
+
 #if PARTS == 2
 #define ADDED_TO_CODES(bits) ((bits) == 8 ? 128 : 0)
 #define FEW_ROWS 4 /* with a strip's two registers each, beside two of weights */

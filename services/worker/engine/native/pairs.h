@@ -99,12 +99,10 @@ INLINE void store_part(float *y, part x) { _mm256_storeu_ps(y, x); }
 INLINE part same_part(float x) { return _mm256_set1_ps(x); }
 INLINE part add_part_product(part sum, part a, part b) { return _mm256_fmadd_ps(a, b, sum); }
 /* Eight pairs. */
-INLINE part second_of_part(const uint16_t *x) {
-    return (part)_mm256_and_si256(_mm256_loadu_si256((const void *)x), _mm256_set1_epi32((int32_t)0xFFFF0000u));
-}
-INLINE part first_of_part(const uint16_t *x) {
-    return (part)_mm256_slli_epi32(_mm256_loadu_si256((const void *)x), 16);
-}
+INLINE part second_of_words(__m256i x) { return (part)_mm256_and_si256(x, _mm256_set1_epi32((int32_t)0xFFFF0000u)); }
+INLINE part first_of_words(__m256i x) { return (part)_mm256_slli_epi32(x, 16); }
+INLINE part second_of_part(const uint16_t *x) { return second_of_words(_mm256_loadu_si256((const void *)x)); }
+INLINE part first_of_part(const uint16_t *x) { return first_of_words(_mm256_loadu_si256((const void *)x)); }
 #else
 #define TILE_ROWS 4
 #define TALL_ROWS 4

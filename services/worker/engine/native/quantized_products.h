@@ -44,9 +44,6 @@ struct strips {
     int is_expanded;
 };
 
-/* So that sums stay in registers. */
-#define UNROLLED _Pragma("GCC unroll 8")
-
 /* A tile has 1, 2, 3, 4, 6 or 8 rows of 2 strips, or 1 row of 4: its sums fit the registers. */
 #define MOST_ROWS 8
 

@@ -41,20 +41,19 @@ static void add_scaled(float *out, const float *sums, const struct coded_product
     }
 }
 
-static void look_up_strips(float *kept, const struct coded *w, const struct strips *from, int64_t held, int64_t begin,
-                           int64_t depth) {
-    struct table table = w->bits == 4 ? load_table(w->table, 4) : load_table(w->table, 8);
+static void look_up_strips(float *kept, const struct table *table, int64_t bits, const struct strips *from,
+                           int64_t held, int64_t begin, int64_t depth) {
     for (int64_t s = 0; s < from->count; s += held) {
         struct strips some = {.packed = {from->packed[s], from->packed[s + held - 1]}};
         float *own = kept + s * DEPTH * LANES;
-        if (w->bits == 4 && held == 2)
-            look_up_piece(own, &some, begin, depth, &table, 2, 4);
-        else if (w->bits == 4)
-            look_up_piece(own, &some, begin, depth, &table, 1, 4);
+        if (bits == 4 && held == 2)
+            look_up_piece(own, &some, begin, depth, table, 2, 4);
+        else if (bits == 4)
+            look_up_piece(own, &some, begin, depth, table, 1, 4);
         else if (held == 2)
-            look_up_piece(own, &some, begin, depth, &table, 2, 8);
+            look_up_piece(own, &some, begin, depth, table, 2, 8);
         else
-            look_up_piece(own, &some, begin, depth, &table, 1, 8);
+            look_up_piece(own, &some, begin, depth, table, 1, 8);
     }
 }
 
@@ -62,7 +61,9 @@ void penstock_table_block(float *out, const struct coded_product *p, const struc
                           int64_t rows) {
     const struct coded *w = p->weights;
     _Alignas(64) float kept[2 * DEPTH * LANES], inputs[WIDE_ROWS * DEPTH], sums[TABLE_ROWS * 2 * LANES];
-    const uint16_t *nothing[2] = {w->table, w->table}, *in = p->in.halves + row * w->padded;
+    struct table table = w->bits == 4 ? load_table(w->table, 4) : load_table(w->table, 8);
+    const uint16_t *nothing[2] = {w->table, w->table}; /* to ask of memory meanwhile */
+    const uint16_t *in = p->in.halves + row * w->padded;
     int64_t width = from->count * LANES, size = w->padded / w->groups;
     int64_t each = rows_of_pass(from->count, rows), held = held_groups(from->count, each);
     unsigned control = take_denormals_for_zeros();
@@ -70,7 +71,7 @@ void penstock_table_block(float *out, const struct coded_product *p, const struc
     for (int64_t group = 0; group < w->groups; group++) {
         for (int64_t begin = 0; begin < size; begin += DEPTH) {
             int64_t depth = size - begin < DEPTH ? size - begin : DEPTH, place = group * size + begin;
-            look_up_strips(kept, w, from, held, place, depth);
+            look_up_strips(kept, &table, w->bits, from, held, place, depth);
             for (int64_t r = 0; r < rows; r += each) {
                 int64_t count = rows - r < each ? rows - r : each;
                 const uint16_t *own = in + r * w->padded + place;

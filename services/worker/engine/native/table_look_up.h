@@ -70,9 +70,6 @@ INLINE struct table load_table(const uint16_t *values, const int bits) {
     return table;
 }
 
-INLINE part second_of_words(__m256i x) { return (part)_mm256_and_si256(x, _mm256_set1_epi32((int32_t)0xFFFF0000u)); }
-INLINE part first_of_words(__m256i x) { return (part)_mm256_slli_epi32(x, 16); }
-
 /* 4 bits: pairs `j` and `j` + 2 of words whose codes are alone in their bytes. */
 INLINE void look_up_bytes(part values[4][2], const struct table *table, __m256i places, const int j) {
     __m256i low = _mm256_shuffle_epi8(table->low, places), high = _mm256_shuffle_epi8(table->high, places);

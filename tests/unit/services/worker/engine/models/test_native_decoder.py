@@ -75,7 +75,7 @@ def build(config: DecoderConfig, *, is_reference: bool = False, quantization: st
     kernels = load_kernels(torch.bfloat16)
     products = load_products()
     if kernels is None or products is None or not products.are_fast:
-        pytest.skip("no AVX-512 on this processor, or no C compiler")
+        pytest.skip("neither AVX-512 nor AVX2 on this processor, or no C compiler")
     shapes = expected_shapes(config)
     torch.manual_seed(5)
     weights = {
